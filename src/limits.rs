@@ -1,0 +1,102 @@
+//! Every bound of the project, with the reason for its value, and the relations between them checked when compiling.
+//!
+//! Wire sizes are those of docs/PROTOCOL.md.
+
+use std::time::Duration;
+
+/// Bytes of a source block: small enough to hash and decode in cache, large enough for FEC to average losses.
+pub const BLOCK_SIZE: u64 = 1 << 20;
+/// The largest object: the wire has 48 bits for its size.
+pub const OBJECT_SIZE_MAX: u64 = (1 << 48) - 1;
+/// The largest position: the wire has 48 bits for it.
+pub const POSITION_MAX: u64 = (1 << 48) - 1;
+/// The smallest symbol: fits the 576-byte datagrams that every IPv4 host must take, but for headers.
+pub const SYMBOL_SIZE_MIN: u16 = 512;
+/// The largest symbol: fills an MTU of 9000.
+pub const SYMBOL_SIZE_MAX: u16 = 8896;
+/// Bytes of the packet header.
+pub const HEADER_SIZE: usize = 44;
+/// The longest datagram a sender may send.
+pub const DATAGRAM_SIZE_MAX: usize = HEADER_SIZE + SYMBOL_SIZE_MAX as usize;
+/// Symbols of a block are numbered below this (K + R <= 65,535).
+pub const ESI_END: u16 = u16::MAX;
+
+/// Bytes of a manifest packet's payload at most: fits an IPv6 packet of 1280 with the header.
+pub const MANIFEST_PAYLOAD_SIZE_MAX: usize = 1152;
+/// Bytes of a manifest's display name at most.
+pub const MANIFEST_NAME_SIZE_MAX: usize = 128;
+/// Nesting of a manifest's JSON at most.
+pub const MANIFEST_DEPTH_MAX: usize = 8;
+/// Bytes of a signature's trusted comment at most.
+pub const TRUSTED_COMMENT_SIZE_MAX: usize = 256;
+/// Channels of one session at most.
+pub const CHANNEL_COUNT_MAX: usize = 8;
+/// The logarithm of the largest group of a hashes packet.
+pub const GROUP_LOG2_MAX: u8 = 4;
+/// Siblings on the path of a group at most: 2^28 blocks and groups of one.
+pub const PATH_LENGTH_MAX: usize = 28;
+
+/// A cycle has at least so many positions, so that tiny objects too can show loss.
+pub const CYCLE_LENGTH_MIN: u64 = 4096;
+/// A packet at most so far behind the expected position is late, not the sign of a restart.
+pub const REORDER_WINDOW: u64 = 256;
+/// While the cycle's length is unknown, a longer step forward is taken for a restart.
+pub const LOSS_STEP_MAX_UNKNOWN: u64 = 4096;
+
+/// Data packets between two manifest packets at most (1 %).
+pub const MANIFEST_EVERY: u64 = 100;
+/// Data packets between two hashes packets at most (1 %).
+pub const HASHES_EVERY: u64 = 100;
+/// Time between two manifest packets at least: one a millisecond is enough at any rate.
+pub const MANIFEST_INTERVAL_MIN: Duration = Duration::from_millis(1);
+/// A round takes at least this long unless a rate was asked for: a file of one byte must not flood.
+pub const ROUND_DURATION_MIN: Duration = Duration::from_millis(10);
+/// The rate where none is asked for (RFC 8085, section 4.1.1: be conservative without feedback).
+pub const RATE_BPS_DEFAULT: u64 = 100_000_000;
+/// A burst lasts at most so long at the rate asked for.
+pub const BURST_DURATION: Duration = Duration::from_micros(100);
+/// Bytes of a burst at most: what one GSO message can hold.
+pub const BURST_SIZE_MAX: u64 = 65_536;
+/// The longest PKT_DELAY.
+pub const PKT_DELAY_MAX: Duration = Duration::from_secs(3600);
+
+/// Bytes of the network interface's MTU used at most without being asked for.
+pub const MTU_DEFAULT_MAX: u32 = 1500;
+/// The MTU beyond the first router: what every IPv6 link carries.
+pub const MTU_ROUTED: u32 = 1280;
+/// The largest MTU that can be asked for: 9000 filled by the largest symbol.
+pub const MTU_MAX: u32 = 9216;
+
+/// Bytes of packets kept while no manifest has been accepted.
+pub const WAITING_SIZE_MAX: usize = 8 << 20;
+/// Sender addresses (with port) that a receiver keeps account of.
+pub const SENDER_COUNT_MAX: usize = 64;
+/// Descriptions (symbol size and code) that a receiver remembers.
+pub const DESCRIPTION_COUNT_MAX: usize = 4;
+/// Blocks that wait for or are in verification at most, beyond which symbols that complete a block are not taken.
+pub const VERIFY_QUEUE_MAX: usize = 64;
+/// The accepted object has been silent so long, while another lives: give up.
+pub const OBJECT_SILENCE_MAX: Duration = Duration::from_secs(30);
+/// The locked description has been silent so long, while another's packets come: try that one.
+pub const DESCRIPTION_SILENCE_MAX: Duration = Duration::from_secs(5);
+/// Nothing has come for so long: say so and name the likely causes.
+pub const SILENCE_NOTICE: Duration = Duration::from_secs(5);
+
+/// Datagrams taken from the kernel by one system call.
+pub const RECEIVE_BATCH: usize = 32;
+/// Bytes of one receive buffer: what GRO may hand over at once.
+pub const RECEIVE_BUFFER_SIZE: usize = 65_536;
+/// The socket's receive buffer that is asked for: 16 MiB hold 13 ms at 10 Gbit/s.
+pub const SOCKET_RECEIVE_BUFFER_SIZE: usize = 16 << 20;
+/// Segments of one GSO message at most (UDP_MAX_SEGMENTS of Linux 5.x is 64; 6.9 and later take 128).
+pub const GSO_SEGMENT_COUNT_MAX: usize = 64;
+/// Payload bytes of one GSO message at most: an IPv6 datagram's worth.
+pub const GSO_MESSAGE_SIZE_MAX: usize = 65_487;
+
+const _: () = assert!(SYMBOL_SIZE_MAX.is_multiple_of(64) && SYMBOL_SIZE_MIN.is_multiple_of(64));
+const _: () = assert!(DATAGRAM_SIZE_MAX <= RECEIVE_BUFFER_SIZE && DATAGRAM_SIZE_MAX <= GSO_MESSAGE_SIZE_MAX);
+const _: () = assert!(BLOCK_SIZE.div_ceil(SYMBOL_SIZE_MIN as u64) * 2 <= ESI_END as u64);
+const _: () = assert!(REORDER_WINDOW * 4 < CYCLE_LENGTH_MIN);
+const _: () = assert!(1 << PATH_LENGTH_MAX >= OBJECT_SIZE_MAX.div_ceil(BLOCK_SIZE));
+const _: () = assert!(MANIFEST_PAYLOAD_SIZE_MAX + HEADER_SIZE + 48 <= MTU_ROUTED as usize);
+const _: () = assert!(WAITING_SIZE_MAX > DATAGRAM_SIZE_MAX);
