@@ -31,6 +31,16 @@
 
 #![deny(unsafe_code)]
 
+pub mod failure;
 pub mod limits;
 pub mod types;
-pub mod failure;
+
+pub mod digest;
+pub mod manifest;
+pub mod object;
+pub mod wire;
+
+pub mod receiver;
+pub mod sender;
+
+pub mod sys;

@@ -18,11 +18,13 @@ pub const SYMBOL_SIZE_MAX: u16 = 8896;
 pub const HEADER_SIZE: usize = 44;
 /// The longest datagram a sender may send.
 pub const DATAGRAM_SIZE_MAX: usize = HEADER_SIZE + SYMBOL_SIZE_MAX as usize;
-/// Symbols of a block are numbered below this (K + R <= 65,535).
-pub const ESI_END: u16 = u16::MAX;
+/// Repair symbols in percent of source symbols at most: bounds the memory that one forged packet can make a decoder ask for.
+pub const REPAIR_PERCENT_MAX: u16 = 300;
 
 /// Bytes of a manifest packet's payload at most: fits an IPv6 packet of 1280 with the header.
 pub const MANIFEST_PAYLOAD_SIZE_MAX: usize = 1152;
+/// Bytes of a manifest's text and signature together at most: what eight channels leave.
+pub const MANIFEST_SIGNED_SIZE_MAX: usize = 880;
 /// Bytes of a manifest's display name at most.
 pub const MANIFEST_NAME_SIZE_MAX: usize = 128;
 /// Nesting of a manifest's JSON at most.
@@ -40,13 +42,15 @@ pub const PATH_LENGTH_MAX: usize = 28;
 pub const CYCLE_LENGTH_MIN: u64 = 4096;
 /// A packet at most so far behind the expected position is late, not the sign of a restart.
 pub const REORDER_WINDOW: u64 = 256;
-/// While the cycle's length is unknown, a longer step forward is taken for a restart.
-pub const LOSS_STEP_MAX_UNKNOWN: u64 = 4096;
+/// A longer step forward, or one of more than a quarter of the cycle, is taken for a restart.
+pub const LOSS_STEP_MAX: u64 = 65_536;
 
 /// Data packets between two manifest packets at most (1 %).
 pub const MANIFEST_EVERY: u64 = 100;
 /// Data packets between two hashes packets at most (1 %).
 pub const HASHES_EVERY: u64 = 100;
+/// Every round carries each hashes packet at least so often.
+pub const HASHES_PER_ROUND: u64 = 2;
 /// Time between two manifest packets at least: one a millisecond is enough at any rate.
 pub const MANIFEST_INTERVAL_MIN: Duration = Duration::from_millis(1);
 /// A round takes at least this long unless a rate was asked for: a file of one byte must not flood.
@@ -95,8 +99,9 @@ pub const GSO_MESSAGE_SIZE_MAX: usize = 65_487;
 
 const _: () = assert!(SYMBOL_SIZE_MAX.is_multiple_of(64) && SYMBOL_SIZE_MIN.is_multiple_of(64));
 const _: () = assert!(DATAGRAM_SIZE_MAX <= RECEIVE_BUFFER_SIZE && DATAGRAM_SIZE_MAX <= GSO_MESSAGE_SIZE_MAX);
-const _: () = assert!(BLOCK_SIZE.div_ceil(SYMBOL_SIZE_MIN as u64) * 2 <= ESI_END as u64);
+const _: () = assert!(BLOCK_SIZE.div_ceil(SYMBOL_SIZE_MIN as u64) * (100 + REPAIR_PERCENT_MAX as u64) / 100 < 65_535);
 const _: () = assert!(REORDER_WINDOW * 4 < CYCLE_LENGTH_MIN);
+const _: () = assert!(8 + 8 + 32 * CHANNEL_COUNT_MAX + MANIFEST_SIGNED_SIZE_MAX <= MANIFEST_PAYLOAD_SIZE_MAX);
 const _: () = assert!(1 << PATH_LENGTH_MAX >= OBJECT_SIZE_MAX.div_ceil(BLOCK_SIZE));
 const _: () = assert!(MANIFEST_PAYLOAD_SIZE_MAX + HEADER_SIZE + 48 <= MTU_ROUTED as usize);
 const _: () = assert!(WAITING_SIZE_MAX > DATAGRAM_SIZE_MAX);

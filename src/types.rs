@@ -177,6 +177,11 @@ impl CodeId {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ChannelId(pub u8);
 
+impl ChannelId {
+    /// Carries manifest and hashes packets alone, for devices that wait for news.
+    pub const CONTROL: Self = Self(255);
+}
+
 /// The place of a data packet in the cycle: 48 bits on the wire.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Position(u64);

@@ -1,0 +1,406 @@
+//! The receiver: what a datagram changes, where its symbol belongs, and when the object is whole (docs/PROTOCOL.md, sections 4
+//! to 7). A machine without I/O: it takes time, datagrams and completions, and answers with values.
+//!
+//! A symbol goes this way: `handle_datagram` answers `Verdict::Store`, the caller writes the payload and says so by
+//! `handle_stored`; when a block is full, `poll_work` asks for its value, `handle_hashed` brings it. Nothing is stored before
+//! `Action::Prepare` has been answered by `handle_prepared`, and nothing is right before a digest says so.
+
+mod blocks;
+mod counts;
+mod judge;
+mod loss;
+mod object;
+mod senders;
+mod sessions;
+mod waiting;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+pub use counts::{Counts, DropReason};
+pub use loss::LossTracker;
+pub use senders::SenderEntry;
+pub use waiting::Waiting;
+
+use crate::limits::{OBJECT_SILENCE_MAX, SILENCE_NOTICE};
+use crate::manifest::{Manifest, Refusal};
+use crate::types::{BlockIndex, Digest, Esi, ObjectKey, ObjectSize, SymbolSize, Time};
+use object::Object;
+use senders::Senders;
+
+/// Notices that wait to be shown at most; more are dropped.
+const NOTICE_COUNT_MAX: usize = 32;
+
+/// What a receiver is asked to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReceiverConfig {
+    /// Refuse objects of more bytes.
+    pub size_max: u64,
+    /// Give up after so long.
+    pub timeout: Option<Duration>,
+    /// Give up after so long without a packet.
+    pub idle_timeout: Option<Duration>,
+}
+
+/// What became of a datagram.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Its payload is to be written, then reported by `handle_stored` or `handle_store_failed`.
+    Store(Store),
+    /// It was a manifest or hashes packet, or is kept until a manifest comes.
+    Taken,
+    /// It changed nothing.
+    Dropped(DropReason),
+}
+
+/// Where a payload belongs: `payload` is the datagram without its header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Store {
+    /// The block.
+    pub block: BlockIndex,
+    /// The symbol.
+    pub esi: Esi,
+    /// Its first byte in the object.
+    pub offset: u64,
+    /// Its bytes.
+    pub size: u16,
+}
+
+/// What the caller must do next. Each is asked for once.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// A manifest has been accepted: create the target, then call `handle_prepared`.
+    Prepare {
+        /// What will be received.
+        manifest: Box<Manifest>,
+        /// The symbol size with which it begins.
+        symbol_size: SymbolSize,
+    },
+    /// Every byte is verified: sync and rename the target.
+    Commit,
+    /// There is no point in going on.
+    GiveUp(GiveUp),
+}
+
+/// Why a receiver ends without the object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GiveUp {
+    /// The time is over.
+    Timeout,
+    /// Nothing has come for the time allowed.
+    IdleTimeout,
+    /// The accepted object is no longer sent, but another is.
+    Superseded {
+        /// The object that was accepted.
+        accepted: ObjectKey,
+        /// The object that is being sent.
+        other: ObjectKey,
+    },
+}
+
+/// Something that people should be told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// A manifest was refused; said for the first one only.
+    ManifestRefused(Refusal),
+    /// An object larger than allowed is being sent; said for the first one only.
+    TooLarge {
+        /// Its size.
+        size: ObjectSize,
+        /// The largest that is allowed.
+        size_max: u64,
+    },
+    /// The bytes of a block did not have its digest.
+    BlockFailed(BlockIndex),
+    /// A session description led nowhere, the next is tried.
+    SessionChanged(SymbolSize),
+    /// No packet has come for five seconds.
+    Silent,
+    /// Packets come again.
+    HeardAgain,
+}
+
+/// Work on a block that takes too long for the thread that takes datagrams. Each is answered once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Work {
+    /// Read the block back and compute its value: `handle_hashed`.
+    Hash {
+        /// The block.
+        block: BlockIndex,
+        /// The object's size.
+        size: ObjectSize,
+    },
+    /// Compute the value that the block would have if it were all zeroes: `handle_hashed`.
+    HashZeroes {
+        /// The block.
+        block: BlockIndex,
+        /// The object's size.
+        size: ObjectSize,
+    },
+    /// Make the block's bytes zero: `handle_cleared`.
+    Clear {
+        /// The block.
+        block: BlockIndex,
+        /// The object's size.
+        size: ObjectSize,
+    },
+}
+
+/// How far a transfer is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Progress {
+    /// Bytes of the object; 0 before a manifest was accepted.
+    pub size: u64,
+    /// Bytes of verified blocks and of symbols held.
+    pub held: u64,
+    /// Blocks of the object.
+    pub blocks: u32,
+    /// Blocks that are verified.
+    pub blocks_verified: u32,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// No manifest has been accepted.
+    Waiting,
+    /// One has, and the target is being made.
+    Preparing(Box<Object>),
+    /// Symbols are being stored.
+    Receiving(Box<Object>),
+    /// Every byte is verified.
+    Complete(Box<Object>),
+}
+
+/// One transfer.
+#[derive(Debug)]
+pub struct Receiver {
+    config: ReceiverConfig,
+    phase: Phase,
+    waiting: Waiting,
+    senders: Senders,
+    counts: Counts,
+    notices: VecDeque<Notice>,
+    said_refused: bool,
+    said_too_large: bool,
+    said_silent: bool,
+    action: Option<Action>,
+    given_up: bool,
+    started: Time,
+    heard: Time,
+    /// Another object than the accepted one, and when it was last heard.
+    other: Option<(ObjectKey, Time)>,
+}
+
+impl Receiver {
+    /// A receiver that starts at `now`.
+    #[must_use]
+    pub fn new(now: Time, config: ReceiverConfig) -> Self {
+        Self {
+            config,
+            phase: Phase::Waiting,
+            waiting: Waiting::new(),
+            senders: Senders::new(),
+            counts: Counts::default(),
+            notices: VecDeque::with_capacity(NOTICE_COUNT_MAX),
+            said_refused: false,
+            said_too_large: false,
+            said_silent: false,
+            action: None,
+            given_up: false,
+            started: now,
+            heard: now,
+            other: None,
+        }
+    }
+
+    /// What happened to all datagrams.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// The streams that were heard.
+    #[must_use]
+    pub fn senders(&self) -> &[SenderEntry] {
+        self.senders.entries()
+    }
+
+    /// The accepted manifest.
+    #[must_use]
+    pub fn manifest(&self) -> Option<&Manifest> {
+        self.object().map(Object::manifest)
+    }
+
+    fn object(&self) -> Option<&Object> {
+        match &self.phase {
+            Phase::Waiting => None,
+            Phase::Preparing(object) | Phase::Receiving(object) | Phase::Complete(object) => Some(object),
+        }
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.object().map(Object::progress).unwrap_or_default()
+    }
+
+    /// Byte ranges of the object that are not verified, ascending and joined, as (first, end).
+    pub fn missing(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.object().into_iter().flat_map(Object::missing)
+    }
+
+    /// The target is ready; `reused`: it had the object's size before, so that its bytes may be right. The answer holds the
+    /// data packets that came early: hand each to `handle_datagram` now.
+    pub fn handle_prepared(&mut self, now: Time, reused: bool) -> Waiting {
+        if let Phase::Preparing(mut object) = std::mem::replace(&mut self.phase, Phase::Waiting) {
+            object.prepared(now, reused);
+            self.phase = Phase::Receiving(object);
+            self.settle();
+        }
+        std::mem::replace(&mut self.waiting, Waiting::closed())
+    }
+
+    /// `count` symbols of `block` have been written.
+    pub fn handle_stored(&mut self, block: BlockIndex, count: u16) {
+        if let Phase::Receiving(object) = &mut self.phase {
+            object.blocks.stored(block, count);
+        }
+    }
+
+    /// A symbol could not be written.
+    pub fn handle_store_failed(&mut self, block: BlockIndex, esi: Esi) {
+        if let Phase::Receiving(object) = &mut self.phase {
+            object.blocks.store_failed(block, esi);
+        }
+    }
+
+    /// The next piece of work, if there is any. The caller bounds how many it has under way.
+    pub fn poll_work(&mut self) -> Option<Work> {
+        match &mut self.phase {
+            Phase::Receiving(object) => object.poll_work(),
+            _ => None,
+        }
+    }
+
+    /// The answer to `Work::Hash` and `Work::HashZeroes`: the value, or `None` if the block could not be read.
+    pub fn handle_hashed(&mut self, now: Time, block: BlockIndex, value: Option<Digest>) {
+        let Phase::Receiving(object) = &mut self.phase else { return };
+        if object.hashed(now, block, value, &mut self.senders) == object::Outcome::Failed {
+            self.counts.blocks_failed += 1;
+            self.notice(Notice::BlockFailed(block));
+        }
+        self.settle();
+    }
+
+    /// The answer to `Work::Clear`; `cleared`: the bytes are zero.
+    pub fn handle_cleared(&mut self, block: BlockIndex, cleared: bool) {
+        let Phase::Receiving(object) = &mut self.phase else { return };
+        if cleared {
+            object.blocks.verified(block);
+        } else {
+            object.blocks.failed(block);
+        }
+        self.settle();
+    }
+
+    /// Goes over to `Complete` when every block is verified.
+    fn settle(&mut self) {
+        if !matches!(&self.phase, Phase::Receiving(object) if object.is_complete()) {
+            return;
+        }
+        if let Phase::Receiving(object) = std::mem::replace(&mut self.phase, Phase::Waiting) {
+            self.phase = Phase::Complete(object);
+            self.action = Some(Action::Commit);
+        }
+    }
+
+    /// The next thing that the caller must do.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.action.take()
+    }
+
+    /// The next thing to tell people.
+    pub fn poll_notice(&mut self) -> Option<Notice> {
+        self.notices.pop_front()
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        if self.notices.len() < NOTICE_COUNT_MAX {
+            self.notices.push_back(notice);
+        }
+    }
+
+    /// The moment at which `handle_timeout` has something to do, at the latest.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Time> {
+        if self.given_up || matches!(self.phase, Phase::Complete(_)) {
+            return None;
+        }
+        let silence = (!self.said_silent).then(|| self.heard.after(SILENCE_NOTICE));
+        let object = self.object().map(|object| object.heard().after(OBJECT_SILENCE_MAX));
+        let timeout = self.config.timeout.map(|timeout| self.started.after(timeout));
+        let idle = self.config.idle_timeout.map(|timeout| self.heard.after(timeout));
+        [silence, object, timeout, idle].into_iter().flatten().min()
+    }
+
+    /// Time has passed. To be called after each batch of datagrams as well.
+    pub fn handle_timeout(&mut self, now: Time) {
+        if self.given_up || matches!(self.phase, Phase::Complete(_)) {
+            return;
+        }
+        if let Some(reason) = self.reason_to_give_up(now) {
+            self.given_up = true;
+            self.action = Some(Action::GiveUp(reason));
+            return;
+        }
+        if !self.said_silent && now.since(self.heard) >= SILENCE_NOTICE {
+            self.said_silent = true;
+            self.notice(Notice::Silent);
+        }
+        if let Phase::Receiving(object) = &mut self.phase
+            && let Some(symbol_size) = object.change_session_if_useless(now)
+        {
+            self.notice(Notice::SessionChanged(symbol_size));
+        }
+    }
+
+    fn reason_to_give_up(&self, now: Time) -> Option<GiveUp> {
+        let is_over = |since: Time, limit: Option<Duration>| limit.is_some_and(|limit| now.since(since) >= limit);
+        if is_over(self.started, self.config.timeout) {
+            return Some(GiveUp::Timeout);
+        }
+        if is_over(self.heard, self.config.idle_timeout) {
+            return Some(GiveUp::IdleTimeout);
+        }
+        let object = self.object()?;
+        let (other, other_heard) = self.other?;
+        let superseded =
+            now.since(object.heard()) >= OBJECT_SILENCE_MAX && now.since(other_heard) < OBJECT_SILENCE_MAX / 2;
+        superseded.then_some(GiveUp::Superseded { accepted: object.key(), other })
+    }
+
+    fn heard_something(&mut self, now: Time) {
+        self.heard = now;
+        if self.said_silent {
+            self.said_silent = false;
+            self.notice(Notice::HeardAgain);
+        }
+    }
+
+    /// A datagram came from `from`.
+    pub fn handle_datagram(&mut self, now: Time, from: SocketAddr, datagram: &[u8]) -> Verdict {
+        self.counts.datagrams += 1;
+        self.counts.bytes += datagram.len() as u64;
+        let verdict = self.judge(now, from, datagram);
+        match verdict {
+            Verdict::Dropped(reason) => self.counts.drop(reason),
+            Verdict::Store(_) => self.counts.stored += 1,
+            Verdict::Taken => {}
+        }
+        verdict
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+//! What a datagram means to the receiver as it is now (docs/PROTOCOL.md, section 4): the first rule that it breaks, or what it
+//! changes.
+
+use std::net::SocketAddr;
+
+use super::object::Object;
+use super::{Action, DropReason, Notice, Phase, Receiver, Verdict};
+use crate::manifest::{self, Manifest};
+use crate::types::{ObjectKey, Time};
+use crate::wire::{Header, ManifestPayload, Packet, parse};
+
+impl Receiver {
+    pub(super) fn judge(&mut self, now: Time, from: SocketAddr, datagram: &[u8]) -> Verdict {
+        let (header, packet) = match parse(datagram) {
+            Ok(parsed) => parsed,
+            Err(malformed) => return Verdict::Dropped(malformed.into()),
+        };
+        self.heard_something(now);
+        if let Some(accepted) = self.object().map(Object::key)
+            && accepted != header.key
+        {
+            self.other = Some((header.key, now));
+            return Verdict::Dropped(DropReason::ForeignObject);
+        }
+        match packet {
+            Packet::Manifest(payload) => self.judge_manifest(now, from, header.key, &header, &payload),
+            Packet::Data(payload) => self.judge_data(now, from, datagram, &header, payload),
+            Packet::Hashes(payload) => match &mut self.phase {
+                Phase::Receiving(object) => {
+                    if !object.prove(&payload) {
+                        return Verdict::Dropped(DropReason::Unproved);
+                    }
+                    object.heard_at(now);
+                    self.counts.hashes += 1;
+                    Verdict::Taken
+                }
+                Phase::Waiting | Phase::Preparing(_) => Verdict::Dropped(DropReason::Early),
+                Phase::Complete(_) => Verdict::Dropped(DropReason::Done),
+            },
+        }
+    }
+
+    fn judge_data(&mut self, now: Time, from: SocketAddr, datagram: &[u8], header: &Header, payload: &[u8]) -> Verdict {
+        let verdict = match &mut self.phase {
+            Phase::Receiving(object) => object.judge_data(now, from, header, payload, &mut self.senders),
+            Phase::Waiting | Phase::Preparing(_) => {
+                // The stream's place in the table, so that a description that comes now already holds for it.
+                self.senders.heard(now, from, header.channel);
+                match self.waiting.keep(from, datagram) {
+                    true => return Verdict::Taken,
+                    false => Err(DropReason::WaitingFull),
+                }
+            }
+            Phase::Complete(_) => Err(DropReason::Done),
+        };
+        match verdict {
+            Ok(store) => Verdict::Store(store),
+            Err(reason) => Verdict::Dropped(reason),
+        }
+    }
+
+    fn judge_manifest(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        key: ObjectKey,
+        header: &Header,
+        payload: &ManifestPayload<'_>,
+    ) -> Verdict {
+        if let Some(object) = self.object_mut() {
+            object.heard_at(now);
+        }
+        let is_known = self.object().is_some_and(|object| object.knows_text(payload.text));
+        if !is_known {
+            let manifest = match self.read_manifest(key, payload) {
+                Ok(manifest) => manifest,
+                Err(reason) => return Verdict::Dropped(reason),
+            };
+            self.accept(now, manifest, payload);
+        }
+        if let Some(object) = self.object_mut() {
+            object.note_description(&payload.description);
+        }
+        self.senders.heard(now, from, header.channel);
+        for entry in payload.description.channels() {
+            self.senders.describe(from, entry.channel, entry.cycle_length);
+        }
+        self.counts.manifests += 1;
+        Verdict::Taken
+    }
+
+    fn object_mut(&mut self) -> Option<&mut Object> {
+        match &mut self.phase {
+            Phase::Waiting => None,
+            Phase::Preparing(object) | Phase::Receiving(object) | Phase::Complete(object) => Some(object),
+        }
+    }
+
+    fn read_manifest(&mut self, key: ObjectKey, payload: &ManifestPayload<'_>) -> Result<Manifest, DropReason> {
+        let manifest = match manifest::parse(payload.text) {
+            Ok(manifest) => manifest,
+            Err(refusal) => {
+                if !self.said_refused {
+                    self.said_refused = true;
+                    self.notice(Notice::ManifestRefused(refusal));
+                }
+                return Err(DropReason::ManifestRefused);
+            }
+        };
+        let description = &payload.description;
+        let agrees = manifest.key() == key
+            && manifest.symbol_size.is_none_or(|size| size == description.symbol_size)
+            && manifest.code.is_none_or(|code| code == description.code)
+            && manifest.repair_max.is_none_or(|percent| percent >= description.repair_percent);
+        if !agrees {
+            return Err(DropReason::ManifestRefused);
+        }
+        let size_max = self.config.size_max;
+        if manifest.size.bytes() > size_max {
+            if !self.said_too_large {
+                self.said_too_large = true;
+                self.notice(Notice::TooLarge { size: manifest.size, size_max });
+            }
+            return Err(DropReason::TooLarge);
+        }
+        Ok(manifest)
+    }
+
+    /// The first manifest decides the object; others of the same id and size are candidates until a proof decides.
+    fn accept(&mut self, now: Time, manifest: Manifest, payload: &ManifestPayload<'_>) {
+        if let Some(object) = self.object_mut() {
+            object.add_candidate(manifest, payload.text);
+            return;
+        }
+        let description = &payload.description;
+        let prepare = Action::Prepare { manifest: Box::new(manifest.clone()), symbol_size: description.symbol_size };
+        self.phase = Phase::Preparing(Box::new(Object::new(now, manifest, payload.text, description)));
+        self.action = Some(prepare);
+    }
+}

@@ -1,0 +1,262 @@
+//! The object that is being received: which texts claim to describe it, which session's symbols are taken, and its blocks.
+
+use std::net::SocketAddr;
+
+use super::blocks::{Blocks, State};
+use super::counts::DropReason;
+use super::senders::Senders;
+use super::sessions::Sessions;
+use super::{Progress, Store, Work};
+use crate::manifest::Manifest;
+use crate::object::Layout;
+use crate::types::{BlockIndex, ChannelId, Digest, ObjectKey, SymbolSize, Time};
+use crate::wire::{HashesPayload, Header, SessionDescription};
+
+/// Texts with the same object id and size, but different digests, that are held until a proof decides (section 5.4).
+const CANDIDATE_COUNT_MAX: usize = 4;
+
+/// What came of a block's value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Outcome {
+    /// Nothing that anybody need be told.
+    Settled,
+    /// The bytes received are not those of the block.
+    Failed,
+}
+
+#[derive(Debug)]
+struct Candidate {
+    manifest: Manifest,
+    text: Vec<u8>,
+}
+
+/// The object that was accepted.
+#[derive(Debug)]
+pub(super) struct Object {
+    candidates: Vec<Candidate>,
+    /// Whether the first candidate is the only one, because a proof has met its digest.
+    is_proven: bool,
+    next_evicted: usize,
+    sessions: Sessions,
+    pub(super) blocks: Blocks,
+    heard: Time,
+}
+
+impl Object {
+    pub(super) fn new(now: Time, manifest: Manifest, text: &[u8], description: &SessionDescription) -> Self {
+        let layout = Layout::new(manifest.size, description.symbol_size);
+        let sessions = Sessions::new(now, manifest.size, description.symbol_size, description.code);
+        let candidates = vec![Candidate { manifest, text: text.to_vec() }];
+        let blocks = Blocks::new(layout);
+        Self { candidates, is_proven: false, next_evicted: 1, sessions, blocks, heard: now }
+    }
+
+    pub(super) fn manifest(&self) -> &Manifest {
+        &self.candidates.first().expect("there is always one").manifest
+    }
+
+    pub(super) fn key(&self) -> ObjectKey {
+        self.manifest().key()
+    }
+
+    pub(super) fn heard(&self) -> Time {
+        self.heard
+    }
+
+    pub(super) fn heard_at(&mut self, now: Time) {
+        self.heard = now;
+    }
+
+    pub(super) fn prepared(&mut self, now: Time, reused: bool) {
+        self.heard = now;
+        if reused {
+            self.blocks.mark_reused();
+        }
+        if self.blocks.layout().block_count() == 1 {
+            self.blocks.check_unproven(BlockIndex(0));
+        }
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.blocks.is_complete()
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        let layout = self.blocks.layout();
+        Progress {
+            size: layout.size().bytes(),
+            held: self.blocks.held_bytes(),
+            blocks: layout.block_count(),
+            blocks_verified: self.blocks.verified_count(),
+        }
+    }
+
+    pub(super) fn missing(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let layout = *self.blocks.layout();
+        let mut blocks = (0..layout.block_count()).map(BlockIndex).peekable();
+        let is_missing = |block: BlockIndex| self.blocks.state(block) != State::Verified;
+        std::iter::from_fn(move || {
+            let first = blocks.find(|&block| is_missing(block))?;
+            let mut last = first;
+            while let Some(next) = blocks.next_if(|&block| is_missing(block)) {
+                last = next;
+            }
+            Some((first.offset(), last.offset() + u64::from(layout.block_size(last))))
+        })
+    }
+
+    /// Whether this text has been read before.
+    pub(super) fn knows_text(&self, text: &[u8]) -> bool {
+        self.candidates.iter().any(|candidate| candidate.text == text)
+    }
+
+    /// Another text claims the same id and size.
+    pub(super) fn add_candidate(&mut self, manifest: Manifest, text: &[u8]) {
+        let is_new = self.candidates.iter().all(|candidate| candidate.manifest.digest != manifest.digest);
+        if self.is_proven || !is_new {
+            return;
+        }
+        let candidate = Candidate { manifest, text: text.to_vec() };
+        if self.candidates.len() < CANDIDATE_COUNT_MAX {
+            self.candidates.push(candidate);
+            return;
+        }
+        // The oldest goes: the true text comes again and again, and one hashes packet is enough to decide.
+        if let Some(slot) = self.candidates.get_mut(self.next_evicted) {
+            *slot = candidate;
+        }
+        self.next_evicted = (self.next_evicted + 1) % CANDIDATE_COUNT_MAX;
+    }
+
+    pub(super) fn note_description(&mut self, description: &SessionDescription) {
+        self.sessions.note(description.symbol_size, description.code);
+    }
+
+    /// Keeps the first candidate for which `holds`, and no other. Whether there is one.
+    fn decide(&mut self, holds: impl Fn(&Digest) -> bool) -> bool {
+        let Some(place) = self.candidates.iter().position(|candidate| holds(&candidate.manifest.digest)) else {
+            return false;
+        };
+        if !self.is_proven {
+            self.candidates.swap(0, place);
+            self.candidates.truncate(1);
+            self.is_proven = true;
+        }
+        true
+    }
+
+    /// Takes the values of a hashes packet; false if they are not those of the object.
+    pub(super) fn prove(&mut self, payload: &HashesPayload<'_>) -> bool {
+        let blocks = || payload.group.blocks().map(BlockIndex).zip(payload.values());
+        let all_known = blocks().all(|(block, value)| self.blocks.value(block) == Some(value));
+        if !all_known && !self.decide(|digest| payload.is_proved_by(digest)) {
+            return false;
+        }
+        for (index, (block, value)) in blocks().enumerate() {
+            self.blocks.prove(block, value, payload.claims_zero(index));
+        }
+        true
+    }
+
+    pub(super) fn judge_data(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        header: &Header,
+        payload: &[u8],
+        senders: &mut Senders,
+    ) -> Result<Store, DropReason> {
+        if header.channel == ChannelId::CONTROL {
+            return Err(DropReason::OutOfRange);
+        }
+        self.heard = now;
+        if !self.sessions.admits(now, header.code, header.size_tag, payload.len()) {
+            return Err(DropReason::ForeignSession);
+        }
+        let layout = *self.blocks.layout();
+        let size = layout.payload_size(header.block, header.esi).ok_or(DropReason::OutOfRange)?;
+        if usize::from(size) != payload.len() {
+            return Err(DropReason::WrongSize);
+        }
+        let sender = senders.heard(now, from, header.channel);
+        if let Some(sender) = sender {
+            senders.track(sender, header.position);
+        }
+        let place = layout.place(header.block, header.esi).ok_or(DropReason::Repair)?;
+        if let Some(only) = self.blocks.only_from(header.block)
+            && sender != Some(only)
+        {
+            if !senders.is_silent(only, now) {
+                return Err(DropReason::Restricted);
+            }
+            // Whose turn it was is gone: the next who brings something has it.
+            self.blocks.restrict(header.block, sender);
+        }
+        self.blocks.take(header.block, header.esi, sender)?;
+        Ok(Store { block: header.block, esi: header.esi, offset: place.offset, size: place.size })
+    }
+
+    pub(super) fn poll_work(&mut self) -> Option<Work> {
+        let (block, state) = self.blocks.next_work()?;
+        let size = self.blocks.layout().size();
+        match state {
+            State::Hashing | State::Checking => Some(Work::Hash { block, size }),
+            State::HashingZeroes => Some(Work::HashZeroes { block, size }),
+            State::Clearing => Some(Work::Clear { block, size }),
+            State::Open | State::Verified => None,
+        }
+    }
+
+    /// The value of a block has been computed; `None`: it could not be read.
+    pub(super) fn hashed(
+        &mut self,
+        now: Time,
+        block: BlockIndex,
+        value: Option<Digest>,
+        senders: &mut Senders,
+    ) -> Outcome {
+        let state = self.blocks.state(block);
+        let is_right = value.is_some_and(|value| match self.blocks.value(block) {
+            Some(proven) => proven == value,
+            None => self.decide(|digest| *digest == value),
+        });
+        match (state, is_right) {
+            (State::Hashing | State::Checking, true) => self.block_verified(block, state, senders),
+            (State::HashingZeroes, true) => self.blocks.zero_confirmed(block),
+            (State::HashingZeroes, false) => self.blocks.zero_refuted(block),
+            (State::Checking, false) => self.blocks.check_failed(block),
+            (State::Hashing, false) => {
+                // Addresses can be forged, so a failure blames nobody: one stream at a time fills the block next.
+                let next = senders.in_turn(self.blocks.attempts(block), now);
+                self.blocks.failed(block);
+                self.blocks.restrict(block, next);
+                return Outcome::Failed;
+            }
+            (State::Open | State::Clearing | State::Verified, _) => {}
+        }
+        Outcome::Settled
+    }
+
+    fn block_verified(&mut self, block: BlockIndex, state: State, senders: &mut Senders) {
+        if state == State::Hashing {
+            if self.blocks.layout().source_symbol_count(block) >= 2 {
+                self.sessions.progress();
+            }
+            if let Some(sender) = self.blocks.sole_sender(block) {
+                senders.credit(sender);
+            }
+        }
+        self.blocks.verified(block);
+    }
+
+    /// Goes on to the next session description if this one leads nowhere and nothing is being stored.
+    pub(super) fn change_session_if_useless(&mut self, now: Time) -> Option<SymbolSize> {
+        if !self.blocks.is_idle() || !self.sessions.leads_nowhere(now) {
+            return None;
+        }
+        self.sessions.change(now);
+        let symbol_size = self.sessions.symbol_size();
+        self.blocks.relayout(Layout::new(self.blocks.layout().size(), symbol_size));
+        Some(symbol_size)
+    }
+}

@@ -1,0 +1,351 @@
+//! The sender: which packet is next, and when (docs/PROTOCOL.md, section 7). A machine without I/O: it takes the time and the
+//! object's bytes, and answers with packets. It never receives anything.
+
+mod cadence;
+mod carousel;
+mod pacer;
+
+use std::sync::Arc;
+
+use cadence::HashesCredit;
+pub use carousel::Carousel;
+pub use pacer::{Pacer, Pacing, Round};
+
+use crate::digest::ObjectTree;
+use crate::limits::{
+    GROUP_LOG2_MAX, HEADER_SIZE, MANIFEST_EVERY, MANIFEST_INTERVAL_MIN, MANIFEST_PAYLOAD_SIZE_MAX,
+    MANIFEST_SIGNED_SIZE_MAX,
+};
+use crate::object::{Group, Layout, group_count};
+use crate::types::{BlockIndex, ChannelId, CodeId, Esi, ObjectKey, Position, SymbolSize, Time};
+use crate::wire::{
+    ChannelEntry, Header, Kind, ManifestPayload, SessionDescription, emit_hashes, emit_manifest, hashes_size,
+    manifest_size, seal,
+};
+
+/// How an object is to be sent.
+#[derive(Clone, Debug)]
+pub struct SenderConfig {
+    /// The payload of full data packets.
+    pub symbol_size: SymbolSize,
+    /// Bytes of a packet's payload at most: the MTU less IP, UDP and packet headers.
+    pub payload_size_max: u32,
+    /// Bytes of the IP and UDP headers of a packet: 28 or 48.
+    pub ip_overhead: u32,
+    /// How fast.
+    pub pacing: Pacing,
+    /// The first position, in millionths of the cycle.
+    pub start_ppm: u32,
+    /// End after so many passes; `None`: never.
+    pub passes: Option<u64>,
+    /// The manifest's canonical text.
+    pub manifest_text: Vec<u8>,
+}
+
+/// Why an object cannot be sent as configured.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Unsendable {
+    /// The manifest packet needs `needed` payload bytes where `room` are.
+    ManifestTooLarge {
+        /// Payload bytes of the manifest packet.
+        needed: usize,
+        /// Payload bytes that fit.
+        room: usize,
+    },
+    /// Not even the hashes packets of single blocks fit the MTU.
+    HashesTooLarge {
+        /// Payload bytes that fit.
+        room: usize,
+    },
+}
+
+/// A packet that is due.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outgoing {
+    /// A symbol.
+    Data {
+        /// Its place in the cycle.
+        position: Position,
+        /// Its block.
+        block: BlockIndex,
+        /// Its number in the block.
+        esi: Esi,
+    },
+    /// The manifest.
+    Manifest,
+    /// The values of a group of blocks.
+    Hashes(Group),
+}
+
+/// What is to be done now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Send this packet, then ask again.
+    Send(Outgoing),
+    /// Nothing is due before then.
+    Wait(Time),
+    /// All passes are done.
+    Done,
+}
+
+/// What has been sent so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SenderCounts {
+    /// Data packets.
+    pub data: u64,
+    /// Manifest packets.
+    pub manifest: u64,
+    /// Hashes packets.
+    pub hashes: u64,
+    /// Bytes of all packets with their IP and UDP headers.
+    pub ip_bytes: u64,
+}
+
+/// One virtual server.
+#[derive(Debug)]
+pub struct Sender {
+    tree: Arc<ObjectTree>,
+    carousel: Carousel,
+    pacer: Pacer,
+    manifest_packet: Vec<u8>,
+    key: ObjectKey,
+    ip_overhead: u32,
+    group_log2: u8,
+    next_position: u64,
+    next_group: u32,
+    manifest_every: u64,
+    data_since_manifest: u64,
+    hashes_credit: HashesCredit,
+    manifest_at: Option<Time>,
+    packets_left: Option<u64>,
+    counts: SenderCounts,
+}
+
+impl Sender {
+    /// A sender of the object of `tree`.
+    pub fn new(tree: Arc<ObjectTree>, config: &SenderConfig) -> Result<Self, Unsendable> {
+        let layout = Layout::new(tree.size(), config.symbol_size);
+        let carousel = Carousel::new(layout, |block| !tree.is_zero(block) || tree.size().block_count() == 1);
+        let key = ObjectKey { id: tree.digest().object_id(), size: tree.size() };
+        let group_log2 = largest_group(tree.size().block_count(), config.payload_size_max)?;
+        let group_count = group_count(tree.size().block_count(), group_log2);
+        let hashes_credit = HashesCredit::new(carousel.round_length(), group_count);
+        let round = Round::of(
+            &carousel,
+            &hashes_credit,
+            group_count,
+            largest_hashes_size(&tree, group_log2),
+            config.ip_overhead,
+        );
+        let pacer = Pacer::new(config.pacing, round);
+        let manifest_packet = manifest_packet(key, config, &carousel, pacer.rate())?;
+        // What makes up a round: data packets, or what takes their place.
+        let pass_length = match (carousel.round_length(), u64::from(group_count)) {
+            (0, groups) => groups.max(1),
+            (length, _) => length,
+        };
+        Ok(Self {
+            next_position: carousel.position_at(config.start_ppm),
+            next_group: 0,
+            manifest_every: pass_length.min(MANIFEST_EVERY),
+            data_since_manifest: 0,
+            hashes_credit,
+            manifest_at: None,
+            packets_left: config.passes.map(|passes| passes.saturating_mul(pass_length)),
+            counts: SenderCounts::default(),
+            ip_overhead: config.ip_overhead,
+            tree,
+            carousel,
+            pacer,
+            manifest_packet,
+            key,
+            group_log2,
+        })
+    }
+
+    /// The order in which it sends.
+    #[must_use]
+    pub fn carousel(&self) -> &Carousel {
+        &self.carousel
+    }
+
+    /// How it keeps time.
+    #[must_use]
+    pub fn pacer(&self) -> &Pacer {
+        &self.pacer
+    }
+
+    /// What it has handed out to be sent.
+    #[must_use]
+    pub fn counts(&self) -> SenderCounts {
+        self.counts
+    }
+
+    /// The object that is being sent.
+    #[must_use]
+    pub fn key(&self) -> ObjectKey {
+        self.key
+    }
+
+    /// The position of the next data packet.
+    #[must_use]
+    pub fn next_position(&self) -> u64 {
+        self.next_position
+    }
+
+    /// What to do at `now`. A packet that is handed out counts as sent: the caller repeats it until the kernel takes it.
+    pub fn poll(&mut self, now: Time) -> Step {
+        let manifest_due = self.manifest_due(now);
+        if self.packets_left == Some(0) && !manifest_due {
+            return Step::Done;
+        }
+        if let Some(due) = self.pacer.wait(now) {
+            return Step::Wait(due);
+        }
+        let outgoing = self.next(now, manifest_due);
+        let size = self.packet_size(&outgoing) as u64 + u64::from(self.ip_overhead);
+        self.pacer.spend(size);
+        self.counts.ip_bytes += size;
+        Step::Send(outgoing)
+    }
+
+    fn manifest_due(&self, now: Time) -> bool {
+        match self.manifest_at {
+            None => true,
+            Some(at) => self.data_since_manifest >= self.manifest_every && now >= at.after(MANIFEST_INTERVAL_MIN),
+        }
+    }
+
+    fn next(&mut self, now: Time, manifest_due: bool) -> Outgoing {
+        if manifest_due {
+            self.manifest_at = Some(now);
+            self.data_since_manifest = 0;
+            self.counts.manifest += 1;
+            return Outgoing::Manifest;
+        }
+        let groups = group_count(self.tree.size().block_count(), self.group_log2);
+        if self.carousel.round_length() > 0 {
+            return if self.hashes_credit.is_due() { self.next_hashes(groups) } else { self.next_data() };
+        }
+        self.count_down();
+        self.data_since_manifest += 1;
+        if groups > 0 {
+            return self.next_hashes(groups);
+        }
+        self.counts.manifest += 1;
+        Outgoing::Manifest
+    }
+
+    fn next_hashes(&mut self, groups: u32) -> Outgoing {
+        let first = BlockIndex(self.next_group << self.group_log2);
+        let group = Group::new(self.tree.size().block_count(), first, self.group_log2).expect("an existing group");
+        self.next_group = (self.next_group + 1) % groups;
+        if self.hashes_credit.is_due() {
+            self.hashes_credit.spend();
+        }
+        self.counts.hashes += 1;
+        Outgoing::Hashes(group)
+    }
+
+    fn next_data(&mut self) -> Outgoing {
+        let position = self.next_position;
+        let (block, esi) = self.carousel.symbol_at(position);
+        self.next_position = if position + 1 == self.carousel.cycle_length() { 0 } else { position + 1 };
+        self.data_since_manifest += 1;
+        self.hashes_credit.earn();
+        self.counts.data += 1;
+        self.count_down();
+        Outgoing::Data { position: Position::new(position).expect("within the cycle"), block, esi }
+    }
+
+    fn count_down(&mut self) {
+        if let Some(left) = &mut self.packets_left {
+            *left = left.saturating_sub(1);
+        }
+    }
+
+    /// The bytes of a packet.
+    #[must_use]
+    pub fn packet_size(&self, outgoing: &Outgoing) -> usize {
+        match outgoing {
+            Outgoing::Data { block, esi, .. } => {
+                HEADER_SIZE + usize::from(self.carousel.layout().payload_size(*block, *esi).expect("a symbol"))
+            }
+            Outgoing::Manifest => self.manifest_packet.len(),
+            Outgoing::Hashes(group) => HEADER_SIZE + hashes_size(group),
+        }
+    }
+
+    /// Writes a packet into `out`, which has exactly [`Self::packet_size`] bytes. `content` is the whole object.
+    pub fn compose(&self, outgoing: &Outgoing, content: &[u8], out: &mut [u8]) {
+        match outgoing {
+            Outgoing::Manifest => return out.copy_from_slice(&self.manifest_packet),
+            Outgoing::Data { position, block, esi } => {
+                let place = self.carousel.layout().place(*block, *esi).expect("a source symbol");
+                let start = usize::try_from(place.offset).expect("the object is mapped");
+                let payload = self.start_packet(out, Kind::Data, *position, *block, *esi);
+                payload.copy_from_slice(&content[start..start + usize::from(place.size)]);
+            }
+            Outgoing::Hashes(group) => {
+                let payload = self.start_packet(out, Kind::Hashes, Position::ZERO, group.first(), Esi(0));
+                let blocks = group.blocks().map(|b| (self.tree.values()[b as usize], self.tree.is_zero(BlockIndex(b))));
+                emit_hashes(payload, group, blocks, self.tree.path(group));
+            }
+        }
+        seal(out);
+    }
+
+    fn start_packet<'a>(
+        &self,
+        out: &'a mut [u8],
+        kind: Kind,
+        position: Position,
+        block: BlockIndex,
+        esi: Esi,
+    ) -> &'a mut [u8] {
+        let (head, payload) = out.split_first_chunk_mut().expect("room for a packet");
+        let size_tag = self.carousel.layout().symbol_size().tag();
+        let (channel, code) = (ChannelId(0), CodeId::REED_SOLOMON);
+        Header { kind, channel, code, size_tag, position, key: self.key, esi, block }.emit(head);
+        payload
+    }
+}
+
+fn largest_hashes_size(tree: &ObjectTree, group_log2: u8) -> u64 {
+    Group::new(tree.size().block_count(), BlockIndex(0), group_log2).map_or(0, |group| hashes_size(&group) as u64)
+}
+
+/// The largest group whose hashes packets fit, whichever group it is.
+fn largest_group(block_count: u32, payload_size_max: u32) -> Result<u8, Unsendable> {
+    let room = payload_size_max as usize;
+    let fits = |log2: u8| Group::new(block_count, BlockIndex(0), log2).is_none_or(|group| hashes_size(&group) <= room);
+    (0..=GROUP_LOG2_MAX).rev().find(|&log2| fits(log2)).ok_or(Unsendable::HashesTooLarge { room })
+}
+
+fn manifest_packet(
+    key: ObjectKey,
+    config: &SenderConfig,
+    carousel: &Carousel,
+    rate: Option<crate::types::RateBps>,
+) -> Result<Vec<u8>, Unsendable> {
+    let (channel, code) = (ChannelId(0), CodeId::REED_SOLOMON);
+    let entry = ChannelEntry { channel, group: None, cycle_length: carousel.cycle_length(), rate };
+    let description = SessionDescription::new(config.symbol_size, code, 0, [entry].into_iter()).expect("one channel");
+    let payload = ManifestPayload { description, text: &config.manifest_text, signature: None };
+    let needed = manifest_size(&payload);
+    let room = MANIFEST_PAYLOAD_SIZE_MAX.min(config.payload_size_max as usize);
+    if needed > room || config.manifest_text.len() > MANIFEST_SIGNED_SIZE_MAX {
+        return Err(Unsendable::ManifestTooLarge { needed, room });
+    }
+    let mut packet = vec![0; HEADER_SIZE + needed];
+    let (head, body) = packet.split_first_chunk_mut().expect("room for a header");
+    let size_tag = config.symbol_size.tag();
+    let (position, esi, block) = (Position::ZERO, Esi(0), BlockIndex(0));
+    Header { kind: Kind::Manifest, channel, code, size_tag, position, key, esi, block }.emit(head);
+    emit_manifest(body, &payload);
+    seal(&mut packet);
+    Ok(packet)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,294 @@
+//! When the next packet may go: one absolute schedule, so that errors never add up. Packets go in bursts, because a sleep for
+//! each packet would cost more than the packet. A sender that was held up catches up by two bursts at most; what it lost
+//! beyond that is counted and never made good.
+
+use std::time::Duration;
+
+use super::Carousel;
+use super::cadence::HashesCredit;
+use crate::limits::{
+    BURST_DURATION, BURST_SIZE_MAX, HEADER_SIZE, MANIFEST_INTERVAL_MIN, MTU_DEFAULT_MAX, ROUND_DURATION_MIN,
+};
+use crate::types::{RateBps, Time};
+
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
+/// A held-up sender catches up by so many bursts.
+const CATCH_UP_BURSTS: u32 = 2;
+
+/// How fast to send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pacing {
+    /// IP-level bits per second that nobody asked for: a round also takes at least 10 ms.
+    DefaultRate(RateBps),
+    /// IP-level bits per second.
+    Rate(RateBps),
+    /// From one packet to the next.
+    PacketDelay(Duration),
+    /// As fast as the kernel takes them.
+    Unpaced,
+}
+
+/// How much one round is, hashes packets included: what the least duration of a round is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Round {
+    /// Data and hashes packets; 0 if the object has neither.
+    pub packets: u64,
+    /// Their bits at IP level.
+    pub ip_bits: u128,
+}
+
+impl Round {
+    pub(super) fn of(
+        carousel: &Carousel,
+        credit: &HashesCredit,
+        group_count: u32,
+        hashes_size: u64,
+        ip_overhead: u32,
+    ) -> Self {
+        let data = carousel.round_length();
+        let hashes = if data == 0 { u64::from(group_count) } else { credit.per_round(data) };
+        let packets = data.saturating_add(hashes);
+        let overhead = HEADER_SIZE as u128 + u128::from(ip_overhead);
+        let payload = u128::from(carousel.round_bytes()) + u128::from(hashes) * u128::from(hashes_size);
+        Self { packets, ip_bits: 8 * (payload + u128::from(packets) * overhead) }
+    }
+}
+
+/// Says when a packet may go, and is told what went.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pacer {
+    unit: Unit,
+    rate: Option<RateBps>,
+    /// Units cost `nanos / per` each.
+    nanos: u64,
+    per: u64,
+    burst_units: u64,
+    /// The moment at which unit 0 was due; moved on by every loss of time. `None` before the first packet.
+    anchor: Option<Time>,
+    spent: u64,
+    burst_end: u64,
+    lost: Duration,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Unit {
+    Bit,
+    Packet,
+}
+
+impl Pacer {
+    /// A pacer for an object of which one round is as given.
+    #[must_use]
+    pub fn new(pacing: Pacing, round: Round) -> Self {
+        match pacing {
+            _ if round.packets == 0 => Self::per_packet(lone_manifest_interval(pacing)),
+            Pacing::Unpaced => Self::per_packet(Duration::ZERO),
+            Pacing::PacketDelay(delay) => Self::per_packet(delay),
+            Pacing::Rate(rate) => Self::per_bit(rate),
+            Pacing::DefaultRate(rate) => {
+                let round_nanos = round.ip_bits * u128::from(NANOS_PER_SECOND) / u128::from(rate.bits_per_second());
+                if round_nanos < ROUND_DURATION_MIN.as_nanos() {
+                    let per_packet = ROUND_DURATION_MIN.as_nanos().div_ceil(u128::from(round.packets));
+                    return Self::per_packet(Duration::from_nanos(u64::try_from(per_packet).expect("10 ms at most")));
+                }
+                Self::per_bit(rate)
+            }
+        }
+    }
+
+    fn per_bit(rate: RateBps) -> Self {
+        let in_burst = u128::from(rate.bits_per_second()) * BURST_DURATION.as_nanos() / u128::from(NANOS_PER_SECOND);
+        let burst_units = u64::try_from(in_burst).expect("a rate fits 48 bits").clamp(1, 8 * BURST_SIZE_MAX);
+        Self::with_units(Unit::Bit, NANOS_PER_SECOND, rate.bits_per_second(), burst_units, Some(rate))
+    }
+
+    fn per_packet(delay: Duration) -> Self {
+        let nanos = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
+        let burst_units = match nanos {
+            0 => u64::MAX,
+            nanos => (u64::try_from(BURST_DURATION.as_nanos()).unwrap_or(u64::MAX) / nanos).max(1),
+        };
+        Self::with_units(Unit::Packet, nanos, 1, burst_units, None)
+    }
+
+    fn with_units(unit: Unit, nanos: u64, per: u64, burst_units: u64, rate: Option<RateBps>) -> Self {
+        Self { unit, rate, nanos, per, burst_units, anchor: None, spent: 0, burst_end: 0, lost: Duration::ZERO }
+    }
+
+    /// The rate in IP-level bits per second where there is one.
+    #[must_use]
+    pub fn rate(&self) -> Option<RateBps> {
+        self.rate
+    }
+
+    /// The time lost because the machine held the sender up for longer than two bursts.
+    #[must_use]
+    pub fn lost(&self) -> Duration {
+        self.lost
+    }
+
+    /// How long one burst lasts on the schedule.
+    #[must_use]
+    pub fn burst_duration(&self) -> Duration {
+        if self.nanos == 0 { Duration::ZERO } else { self.duration_of(self.burst_units) }
+    }
+
+    /// `None` if a packet may go at `now`, else when the next one may. At the start of a burst this moves the schedule on if
+    /// it is too far behind.
+    pub(super) fn wait(&mut self, now: Time) -> Option<Time> {
+        if self.spent < self.burst_end || self.nanos == 0 {
+            return None;
+        }
+        let anchor = *self.anchor.get_or_insert(now);
+        let due = anchor.after(self.duration_of(self.spent));
+        if now < due {
+            return Some(due);
+        }
+        let allowed = self.burst_duration() * CATCH_UP_BURSTS;
+        let lost = now.since(due).saturating_sub(allowed);
+        self.lost += lost;
+        self.anchor = Some(anchor.after(lost));
+        self.burst_end = self.spent.saturating_add(self.burst_units);
+        None
+    }
+
+    /// A packet of so many bytes at IP level goes.
+    pub(super) fn spend(&mut self, ip_size: u64) {
+        self.spent += match self.unit {
+            Unit::Bit => 8 * ip_size,
+            Unit::Packet => 1,
+        };
+    }
+
+    fn duration_of(&self, units: u64) -> Duration {
+        let nanos = u128::from(units) * u128::from(self.nanos) / u128::from(self.per);
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+}
+
+/// An object without data and hashes packets sends a manifest packet a millisecond, or fewer if the pacing asks for that.
+fn lone_manifest_interval(pacing: Pacing) -> Duration {
+    let asked = match pacing {
+        Pacing::Unpaced => Duration::ZERO,
+        Pacing::PacketDelay(delay) => delay,
+        Pacing::DefaultRate(_) => ROUND_DURATION_MIN,
+        Pacing::Rate(rate) => {
+            // The largest packet at the rate: slower than asked rather than faster.
+            let bits = 8 * u64::from(MTU_DEFAULT_MAX);
+            Duration::from_nanos(bits.saturating_mul(NANOS_PER_SECOND) / rate.bits_per_second())
+        }
+    };
+    asked.max(MANIFEST_INTERVAL_MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const GIB: Round = Round { packets: 762_880, ip_bits: 9_033_000_000 };
+    const ONE_PACKET: Round = Round { packets: 1, ip_bits: 8 * 73 };
+
+    fn pacer(pacing: Pacing) -> Pacer {
+        Pacer::new(pacing, GIB)
+    }
+
+    fn rate(bits: u64) -> RateBps {
+        RateBps::new(bits).unwrap()
+    }
+
+    /// Sends packets of 1480 bytes from 0 to `until`, waking `late` after each deadline; returns how many went.
+    fn run(pacer: &mut Pacer, until: Time, late: Duration) -> u64 {
+        let (mut now, mut packets) = (Time::from_nanos(0), 0);
+        while now < until {
+            match pacer.wait(now) {
+                Some(due) => now = due.after(late),
+                None => {
+                    pacer.spend(1480);
+                    packets += 1;
+                }
+            }
+        }
+        packets
+    }
+
+    #[test]
+    fn rate_is_exact_over_ten_seconds() {
+        for bits in [1_000_000, 100_000_000, 2_500_000_000, 10_000_000_000] {
+            let packets = run(&mut pacer(Pacing::Rate(rate(bits))), Time::from_nanos(10_000_000_000), Duration::ZERO);
+            let ideal = 10.0 * bits as f64 / (8.0 * 1480.0);
+            assert!((packets as f64 - ideal).abs() < 60.0 + ideal * 1e-6, "{bits}: {packets} for {ideal}");
+        }
+    }
+
+    #[test]
+    fn waking_late_within_two_bursts_loses_nothing() {
+        let mut pacer = pacer(Pacing::Rate(rate(1_000_000_000)));
+        let late = pacer.burst_duration();
+        let packets = run(&mut pacer, Time::from_nanos(1_000_000_000), late);
+        assert_eq!(pacer.lost(), Duration::ZERO);
+        assert!((84_300..84_600).contains(&packets), "{packets}");
+    }
+
+    #[test]
+    fn time_beyond_two_bursts_is_lost_and_counted() {
+        let mut pacer = pacer(Pacing::PacketDelay(Duration::from_millis(1)));
+        assert_eq!(pacer.wait(Time::from_nanos(0)), None);
+        pacer.spend(1480);
+        let mut burst = 0;
+        let late = Time::from_nanos(1_000_000_000);
+        while pacer.wait(late).is_none() {
+            pacer.spend(1480);
+            burst += 1;
+        }
+        assert_eq!(burst, 3, "two bursts to catch up and the one that is due");
+        assert_eq!(pacer.lost(), Duration::from_millis(997));
+    }
+
+    #[test]
+    fn packet_delay_counts_from_packet_to_packet() {
+        let delay = Duration::from_micros(10);
+        let packets = run(&mut pacer(Pacing::PacketDelay(delay)), Time::from_nanos(1_000_000_000), Duration::ZERO);
+        assert!((100_000..=100_010).contains(&packets), "{packets}");
+    }
+
+    #[test]
+    fn tiny_object_does_not_flood_at_the_default_rate() {
+        let mut pacer = Pacer::new(Pacing::DefaultRate(rate(100_000_000)), ONE_PACKET);
+        assert_eq!(run(&mut pacer, Time::from_nanos(1_000_000_000), Duration::ZERO), 100);
+        let mut asked = Pacer::new(Pacing::Rate(rate(100_000_000)), ONE_PACKET);
+        assert!(run(&mut asked, Time::from_nanos(1_000_000_000), Duration::ZERO) > 8000);
+    }
+
+    #[test]
+    fn object_without_data_sends_at_most_one_packet_a_millisecond() {
+        let mut pacer = Pacer::new(Pacing::Unpaced, Round::default());
+        assert_eq!(run(&mut pacer, Time::from_nanos(1_000_000_000), Duration::ZERO), 1000);
+    }
+
+    proptest! {
+        /// Whatever the moments at which it is asked: never more than the schedule and the bursts it may catch up by.
+        #[test]
+        fn no_window_exceeds_the_rate_by_more_than_the_catch_up(
+            bits in 1_000_000u64..20_000_000_000, steps in prop::collection::vec(0u64..3_000_000, 1..200),
+        ) {
+            let mut pacer = pacer(Pacing::Rate(rate(bits)));
+            let (mut now, mut sent, mut marks) = (Time::from_nanos(0), 0u64, Vec::new());
+            for step in steps {
+                while pacer.wait(now).is_none() {
+                    marks.push((now, sent));
+                    pacer.spend(1480);
+                    sent += 8 * 1480;
+                }
+                now = now.after(Duration::from_nanos(step));
+            }
+            let slack = 3 * pacer.burst_units + 4 * 8 * 1480;
+            for (i, &(from, before)) in marks.iter().enumerate().step_by(marks.len() / 20 + 1) {
+                for &(to, after) in marks[i..].iter().step_by(marks.len() / 20 + 1) {
+                    let allowed = u128::from(to.since(from).as_nanos() as u64) * u128::from(bits) / 1_000_000_000;
+                    prop_assert!(u128::from(after - before) <= allowed + u128::from(slack));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The sender as a whole.

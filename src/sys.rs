@@ -1,0 +1,28 @@
+//! The kernel: clock, signals, interfaces, sockets, the source file and the receiver's target.
+//!
+//! All of the project's `unsafe` is here, in the submodules marked so below. Nothing here knows a packet: bytes go in and come
+//! out, and `drive` joins them to the protocol. Buffers and header arrays are allocated when a socket is opened; sending and
+//! receiving allocate nothing.
+
+pub mod clock;
+#[allow(unsafe_code)]
+pub mod interface;
+#[allow(unsafe_code)]
+pub mod receive_socket;
+#[allow(unsafe_code)]
+pub mod send_socket;
+#[allow(unsafe_code)]
+pub mod signals;
+#[allow(unsafe_code)]
+mod socket;
+#[allow(unsafe_code)]
+pub mod source_file;
+#[allow(unsafe_code)]
+pub mod target;
+
+pub use interface::Interface;
+pub use receive_socket::{ReceiveOptions, ReceiveSocket};
+pub use send_socket::{Message, SendOptions, SendSocket};
+pub use signals::StopSignal;
+pub use source_file::{FileIdentity, SourceFile, SourceMap};
+pub use target::Target;
