@@ -44,3 +44,6 @@ pub mod receiver;
 pub mod sender;
 
 pub mod sys;
+
+pub mod cli;
+pub mod drive;

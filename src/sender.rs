@@ -17,7 +17,7 @@ use crate::limits::{
     MANIFEST_SIGNED_SIZE_MAX,
 };
 use crate::object::{Group, Layout, group_count};
-use crate::types::{BlockIndex, ChannelId, CodeId, Esi, ObjectKey, Position, SymbolSize, Time};
+use crate::types::{BlockIndex, ChannelId, CodeId, Digest, Esi, ObjectKey, Position, SymbolSize, Time};
 use crate::wire::{
     ChannelEntry, Header, Kind, ManifestPayload, SessionDescription, emit_hashes, emit_manifest, hashes_size,
     manifest_size, seal,
@@ -185,6 +185,12 @@ impl Sender {
     #[must_use]
     pub fn key(&self) -> ObjectKey {
         self.key
+    }
+
+    /// The digest of the object.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.tree.digest()
     }
 
     /// The position of the next data packet.

@@ -1,1 +1,32 @@
-fn main() {}
+//! The receiver.
+
+use std::process::ExitCode;
+
+use iotupd::cli::{Parsed, ReceiverArgs, parse};
+use iotupd::drive::Report;
+use iotupd::drive::receive::{ReceiveFileOptions, receive};
+use iotupd::failure::{Exit, Failure};
+
+const PROGRAM: &str = "iotupc";
+
+fn main() -> ExitCode {
+    iotupd::drive::exit_code(PROGRAM, run())
+}
+
+fn run() -> Result<Exit, Failure> {
+    let args = match parse::<ReceiverArgs>(std::env::args_os())? {
+        Parsed::Run(args) => args,
+        Parsed::Text(text) => return Ok(iotupd::drive::print(&text)),
+    };
+    args.check()?;
+    let options = ReceiveFileOptions {
+        file: args.file,
+        group: args.group.addr,
+        zone: args.group.zone,
+        interface: args.interface,
+        timeout: args.timeout,
+        idle_timeout: args.idle_timeout,
+        size_max: args.max_size.map(|size| size.0),
+    };
+    receive(&options, &mut Report::new(PROGRAM, args.json))
+}

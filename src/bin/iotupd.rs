@@ -1,1 +1,43 @@
-fn main() {}
+//! The server.
+
+use std::process::ExitCode;
+
+use iotupd::cli::{PacingArg, Parsed, RateArg, ServerArgs, parse};
+use iotupd::drive::Report;
+use iotupd::drive::serve::{ServeOptions, serve};
+use iotupd::failure::{Exit, Failure};
+use iotupd::sender::Pacing;
+
+const PROGRAM: &str = "iotupd";
+
+fn main() -> ExitCode {
+    iotupd::drive::exit_code(PROGRAM, run())
+}
+
+fn run() -> Result<Exit, Failure> {
+    let args = match parse::<ServerArgs>(std::env::args_os())? {
+        Parsed::Run(args) => args,
+        Parsed::Text(text) => return Ok(iotupd::drive::print(&text)),
+    };
+    let pacing = args.pacing(std::env::var_os("PKT_DELAY"))?;
+    args.check(pacing)?;
+    let options = ServeOptions {
+        file: args.file,
+        group: args.group.addr,
+        zone: args.group.zone,
+        interface: args.interface,
+        pacing: match pacing {
+            PacingArg::Default => None,
+            PacingArg::Rate(RateArg::Limit(rate)) => Some(Pacing::Rate(rate)),
+            PacingArg::Rate(RateArg::Max) => Some(Pacing::Unpaced),
+            PacingArg::PacketDelay(delay) => Some(Pacing::PacketDelay(delay)),
+        },
+        start_ppm: args.start_offset.map(|offset| offset.ppm),
+        passes: args.cycles,
+        mtu: args.mtu,
+        hops: args.hops,
+        bind_addr: args.bind_addr,
+        cache_dir: args.cache_dir,
+    };
+    serve(&options, &mut Report::new(PROGRAM, args.json))
+}

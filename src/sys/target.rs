@@ -89,6 +89,13 @@ impl Target {
         Ok(blocks.saturating_mul(block_size))
     }
 
+    /// Bytes of storage that the `.part` of `path` already takes up; 0 if there is none.
+    #[must_use]
+    pub fn occupied(path: &Path) -> u64 {
+        let part = part_path(path).ok().and_then(|part| fs::symlink_metadata(part).ok());
+        part.filter(fs::Metadata::is_file).map_or(0, |metadata| metadata.blocks().saturating_mul(512))
+    }
+
     /// Creates or resumes the `.part` of `path` and gives it `size` bytes, as a hole as far as it is new. Returned with it is
     /// whether it already had exactly that size, more than 0: its bytes may then be of use, and may be anything.
     ///

@@ -1,0 +1,143 @@
+//! The packets of one burst, one after another in one buffer, and the messages in which they go to the kernel: neighbours of
+//! equal size, and one shorter behind them, make one GSO message.
+
+use crate::limits::{DATAGRAM_SIZE_MAX, GSO_MESSAGE_SIZE_MAX, GSO_SEGMENT_COUNT_MAX};
+use crate::sys::Message;
+
+/// Bytes of the buffer: two full messages, so that an unpaced sender shares the cost of a system call, and little enough to stay in
+/// the cache of one core.
+const BUFFER_SIZE: usize = 2 * 65_536;
+/// Messages of one burst at most: what the socket takes at once.
+const MESSAGE_COUNT_MAX: usize = 64;
+
+/// A burst that is being composed, or sent.
+#[derive(Debug)]
+pub(super) struct Burst {
+    buffer: Box<[u8]>,
+    used: usize,
+    messages: Vec<Message>,
+    segment_counts: Vec<usize>,
+    gso: bool,
+}
+
+impl Burst {
+    pub(super) fn new(gso: bool) -> Self {
+        Self {
+            buffer: vec![0; BUFFER_SIZE].into_boxed_slice(),
+            used: 0,
+            messages: Vec::with_capacity(MESSAGE_COUNT_MAX),
+            segment_counts: Vec::with_capacity(MESSAGE_COUNT_MAX),
+            gso,
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.used = 0;
+        self.messages.clear();
+        self.segment_counts.clear();
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// Whether any packet still fits.
+    pub(super) fn has_room(&self) -> bool {
+        self.buffer.len() - self.used >= DATAGRAM_SIZE_MAX && self.messages.len() < MESSAGE_COUNT_MAX
+    }
+
+    /// Adds a packet of `size` bytes, which `compose` writes.
+    pub(super) fn push(&mut self, size: usize, compose: impl FnOnce(&mut [u8])) {
+        let start = self.used;
+        compose(&mut self.buffer[start..start + size]);
+        self.used += size;
+        if let (Some(last), Some(count)) = (self.messages.last_mut(), self.segment_counts.last_mut()) {
+            let is_open = last.size == last.segment_size * *count;
+            let fits =
+                size <= last.segment_size && *count < GSO_SEGMENT_COUNT_MAX && last.size + size <= GSO_MESSAGE_SIZE_MAX;
+            if self.gso && is_open && fits {
+                last.size += size;
+                *count += 1;
+                return;
+            }
+        }
+        self.messages.push(Message { start, size, segment_size: size });
+        self.segment_counts.push(1);
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.buffer
+    }
+
+    pub(super) fn messages(&self) -> &[Message] {
+        &self.messages
+    }
+
+    /// The kernel refuses GSO: from now on every packet is a message, those from message `sent` on of this burst included.
+    pub(super) fn give_up_gso(&mut self, sent: usize) {
+        self.gso = false;
+        let rest = self.messages.split_off(sent);
+        for message in rest {
+            let end = message.start + message.size;
+            for start in (message.start..end).step_by(message.segment_size) {
+                let size = message.segment_size.min(end - start);
+                self.messages.push(Message { start, size, segment_size: size });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sizes(burst: &Burst) -> Vec<(usize, usize)> {
+        burst.messages().iter().map(|message| (message.size, message.segment_size)).collect()
+    }
+
+    fn burst_of(gso: bool, packets: &[usize]) -> Burst {
+        let mut burst = Burst::new(gso);
+        for (&size, mark) in packets.iter().zip(1..) {
+            burst.push(size, |out| out.fill(mark));
+        }
+        burst
+    }
+
+    #[test]
+    fn equal_neighbours_and_a_shorter_one_make_a_message() {
+        let burst = burst_of(true, &[500, 1452, 1452, 1452, 700, 1452, 1452]);
+        assert_eq!(sizes(&burst), [(500, 500), (3 * 1452 + 700, 1452), (2 * 1452, 1452)]);
+        let end = 500 + 3 * 1452 + 700;
+        assert_eq!((burst.bytes()[499], burst.bytes()[500], burst.bytes()[end - 1], burst.bytes()[end]), (1, 2, 5, 6));
+    }
+
+    #[test]
+    fn message_has_no_more_bytes_than_a_datagram_may_have() {
+        let burst = burst_of(true, &[1452; 80]);
+        assert_eq!(sizes(&burst), [(45 * 1452, 1452), (35 * 1452, 1452)]);
+        let burst = burst_of(true, &[100; 65]);
+        assert_eq!(sizes(&burst), [(6400, 100), (100, 100)]);
+    }
+
+    #[test]
+    fn without_gso_every_packet_is_a_message() {
+        assert_eq!(sizes(&burst_of(false, &[1452, 1452])), [(1452, 1452), (1452, 1452)]);
+    }
+
+    #[test]
+    fn giving_up_gso_splits_what_has_not_been_sent() {
+        let mut burst = burst_of(true, &[500, 1452, 1452, 700, 1452]);
+        burst.give_up_gso(1);
+        assert_eq!(sizes(&burst), [(500, 500), (1452, 1452), (1452, 1452), (700, 700), (1452, 1452)]);
+        assert!(burst.messages().windows(2).all(|pair| pair[0].start + pair[0].size == pair[1].start));
+    }
+
+    #[test]
+    fn room_is_for_the_longest_packet() {
+        let mut burst = Burst::new(true);
+        while burst.has_room() {
+            burst.push(DATAGRAM_SIZE_MAX, |_| {});
+        }
+        assert_eq!(burst.messages().len(), 2);
+    }
+}

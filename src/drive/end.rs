@@ -1,0 +1,22 @@
+//! How a program ends: its exit code, and what it says last.
+
+use crate::failure::{Exit, Failure};
+use crate::sys::StopSignal;
+
+impl From<StopSignal> for Exit {
+    fn from(signal: StopSignal) -> Self {
+        match signal {
+            StopSignal::Interrupt => Self::Interrupted,
+            StopSignal::Terminate => Self::Terminated,
+        }
+    }
+}
+
+/// What a signal is called where a program says why it stops.
+pub(super) fn interrupted(what: &str, signal: StopSignal) -> Failure {
+    let cause = match signal {
+        StopSignal::Interrupt => "interrupted",
+        StopSignal::Terminate => "terminated",
+    };
+    Failure::new(signal.into(), what, cause)
+}

@@ -1,0 +1,439 @@
+//! The receiver's loop: takes batches of datagrams, writes runs of symbols, keeps the verifying threads busy, and does what the
+//! machine asks for.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::report::{self, Report};
+use super::workers::{Done, Workers};
+use super::{choose, runs};
+use crate::failure::{Exit, Failure};
+use crate::manifest::Manifest;
+use crate::receiver::{Action, DropReason, GiveUp, Notice, Receiver, ReceiverConfig};
+use crate::sys::{ReceiveOptions, ReceiveSocket, StopSignal, Target, clock, signals};
+use crate::types::{SymbolSize, Time};
+
+/// Between two looks at signals while nothing comes.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// Between two looks at what the verifying threads have done while nothing comes.
+const WORK_INTERVAL: Duration = Duration::from_millis(1);
+/// Ranges of missing bytes that are listed at most.
+const MISSING_COUNT_MAX: usize = 1000;
+/// Failed blocks of which each is told; after that they are only counted.
+const FAILED_BLOCKS_TOLD: u64 = 5;
+
+/// What to receive, and where to put it.
+#[derive(Clone, Debug)]
+pub struct ReceiveFileOptions {
+    /// Where to put the file.
+    pub file: PathBuf,
+    /// The group and port.
+    pub group: SocketAddr,
+    /// The interface in the group's zone.
+    pub zone: Option<String>,
+    /// The interface asked for.
+    pub interface: Option<String>,
+    /// Give up after so long.
+    pub timeout: Option<Duration>,
+    /// Give up after so long without a packet.
+    pub idle_timeout: Option<Duration>,
+    /// Refuse larger files; `None`: those for which there is no room.
+    pub size_max: Option<u64>,
+}
+
+/// Receives one file.
+pub fn receive(options: &ReceiveFileOptions, report: &mut Report) -> Result<Exit, Failure> {
+    signals::install()?;
+    Target::check(&options.file)?;
+    let interface = choose::interface(options.interface.as_deref(), options.zone.as_deref())?;
+    let size_max = match options.size_max {
+        Some(size) => size,
+        None => room_for(&options.file)?,
+    };
+    let (socket, warnings) =
+        ReceiveSocket::open(&ReceiveOptions { group: options.group, interface_index: interface.index })?;
+    let fields = json!({
+        "group": options.group.to_string(),
+        "interface": interface.name,
+        "file": options.file.to_string_lossy(),
+    });
+    report.event("listening", fields, Some(format!("listening to {} on {}", options.group, interface.name)));
+    warnings.iter().for_each(|warning| report.notice("warning", warning));
+    let now = clock::now();
+    let config = ReceiverConfig { size_max, timeout: options.timeout, idle_timeout: options.idle_timeout };
+    let receiver = Receiver::new(now, config);
+    let mut transfer = Transfer {
+        options,
+        interface: interface.name,
+        report,
+        socket,
+        receiver,
+        target: None,
+        workers: None,
+        started: now,
+        accepted: now,
+        rate: Rate { at: now, held: 0, bits_per_second: 0.0 },
+    };
+    let outcome = transfer.run();
+    transfer.finish(outcome)
+}
+
+/// The free space, and what an earlier attempt already occupies.
+fn room_for(path: &Path) -> Result<u64, Failure> {
+    let occupied = Target::occupied(path);
+    Ok(Target::free_space(path)?.saturating_add(occupied))
+}
+
+/// How the loop ended.
+enum Outcome {
+    /// Every byte is verified.
+    Verified,
+    GaveUp(GiveUp),
+    Stopped(StopSignal),
+}
+
+/// The rate at which the transfer moves, smoothed.
+struct Rate {
+    at: Time,
+    held: u64,
+    bits_per_second: f64,
+}
+
+impl Rate {
+    fn update(&mut self, now: Time, held: u64) {
+        let seconds = now.since(self.at).as_secs_f64();
+        if seconds > 0.0 {
+            let current = 8.0 * held.saturating_sub(self.held) as f64 / seconds;
+            let is_first = self.bits_per_second == 0.0;
+            let weight = if is_first { 1.0 } else { (seconds / 3.0).min(1.0) };
+            self.bits_per_second += weight * (current - self.bits_per_second);
+            (self.at, self.held) = (now, held);
+        }
+    }
+}
+
+struct Transfer<'a> {
+    options: &'a ReceiveFileOptions,
+    interface: String,
+    report: &'a mut Report,
+    socket: ReceiveSocket,
+    receiver: Receiver,
+    target: Option<Arc<Target>>,
+    workers: Option<Workers>,
+    started: Time,
+    accepted: Time,
+    rate: Rate,
+}
+
+impl Transfer<'_> {
+    fn run(&mut self) -> Result<Outcome, Failure> {
+        loop {
+            if let Some(signal) = signals::pending() {
+                return Ok(Outcome::Stopped(signal));
+            }
+            let deadline = self.deadline(clock::now());
+            self.socket.receive(deadline).map_err(|error| {
+                Failure::io(Exit::Io, format!("receive {} on {}", self.options.group, self.interface), &error)
+            })?;
+            let now = clock::now();
+            let datagrams = self.socket.datagrams();
+            runs::take(&mut self.receiver, self.target.as_deref(), now, datagrams)
+                .map_err(|error| self.write_failure(&error))?;
+            self.work(now)?;
+            self.receiver.handle_timeout(now);
+            if let Some(outcome) = self.act(now)? {
+                return Ok(outcome);
+            }
+            self.tell(now);
+        }
+    }
+
+    fn deadline(&self, now: Time) -> Time {
+        let is_busy = self.workers.as_ref().is_some_and(Workers::is_busy);
+        let look = now.after(if is_busy { WORK_INTERVAL } else { LOOK_INTERVAL });
+        self.receiver.poll_timeout().map_or(look, |timeout| timeout.min(look))
+    }
+
+    /// Takes what the threads have done, and gives them more.
+    fn work(&mut self, now: Time) -> Result<(), Failure> {
+        let Some(workers) = &mut self.workers else { return Ok(()) };
+        while let Some(done) = workers.take() {
+            match done {
+                Done::Hashed(block, Ok(value)) => self.receiver.handle_hashed(now, block, Some(value)),
+                Done::Cleared(block, Ok(())) => self.receiver.handle_cleared(block, true),
+                Done::Hashed(_, Err(error)) => return Err(disk_failure("read", &self.target, &error)),
+                Done::Cleared(_, Err(error)) => return Err(disk_failure("write", &self.target, &error)),
+            }
+        }
+        while workers.has_room()
+            && let Some(work) = self.receiver.poll_work()
+        {
+            workers.give(work);
+        }
+        Ok(())
+    }
+
+    fn write_failure(&self, error: &io::Error) -> Failure {
+        disk_failure("write", &self.target, error)
+    }
+
+    fn act(&mut self, now: Time) -> Result<Option<Outcome>, Failure> {
+        while let Some(action) = self.receiver.poll_action() {
+            match action {
+                Action::Prepare { manifest, symbol_size } => self.prepare(now, &manifest, symbol_size)?,
+                Action::Commit => return Ok(Some(Outcome::Verified)),
+                Action::GiveUp(reason) => return Ok(Some(Outcome::GaveUp(reason))),
+            }
+        }
+        Ok(None)
+    }
+
+    /// A manifest has been accepted: the target is created, and what came early is stored.
+    fn prepare(&mut self, now: Time, manifest: &Manifest, symbol_size: SymbolSize) -> Result<(), Failure> {
+        let size = manifest.size.bytes();
+        let line = format!(
+            "receiving {} ({}, id {}), not authenticated",
+            manifest.name,
+            report::bytes(size),
+            manifest.key().id
+        );
+        let fields = json!({
+            "object": manifest.key().id.to_string(),
+            "digest": manifest.digest.to_string(),
+            "size": size,
+            "name": manifest.name.as_str(),
+            "version": manifest.version,
+            "symbol_size": symbol_size.bytes(),
+            "authenticated": false,
+        });
+        self.report.event("manifest", fields, Some(line));
+        let (target, reused) = Target::create(&self.options.file, size)?;
+        let target = Arc::new(target);
+        let workers = Workers::new(&target)
+            .map_err(|error| Failure::io(Exit::Unavailable, "start threads to verify blocks", &error))?;
+        (self.target, self.workers) = (Some(target), Some(workers));
+        (self.accepted, self.rate.at) = (now, now);
+        self.report.restart(now);
+        let early = self.receiver.handle_prepared(now, reused);
+        runs::take(&mut self.receiver, self.target.as_deref(), now, early.datagrams())
+            .map_err(|error| self.write_failure(&error))
+    }
+
+    /// Says what there is to say.
+    fn tell(&mut self, now: Time) {
+        while let Some(notice) = self.receiver.poll_notice() {
+            let failed = self.receiver.counts().blocks_failed;
+            if matches!(notice, Notice::BlockFailed(_)) && failed > FAILED_BLOCKS_TOLD {
+                continue;
+            }
+            let (kind, text) = self.words(&notice);
+            self.report.notice(kind, &text);
+        }
+        if self.report.is_due(now) && self.receiver.manifest().is_some() {
+            self.show_progress(now);
+        }
+    }
+
+    fn show_progress(&mut self, now: Time) {
+        let progress = self.receiver.progress();
+        self.rate.update(now, progress.held);
+        let (received, lost) = self.loss();
+        let left = 8.0 * progress.size.saturating_sub(progress.held) as f64 / self.rate.bits_per_second;
+        let text = format!(
+            "{} of {}, {}, {} left, loss {:.2} %",
+            report::bytes(progress.held),
+            report::bytes(progress.size),
+            report::rate(self.rate.bits_per_second),
+            report::span(left),
+            loss_percent(received, lost)
+        );
+        let fields = json!({
+            "size": progress.size,
+            "held": progress.held,
+            "blocks": progress.blocks,
+            "blocks_verified": progress.blocks_verified,
+            "received": received,
+            "lost": lost,
+            "seconds": now.since(self.started).as_secs_f64(),
+        });
+        self.report.progress(now, "progress", fields, progress.held, progress.size, text);
+    }
+
+    fn words(&self, notice: &Notice) -> (&'static str, String) {
+        match notice {
+            Notice::ManifestRefused(refusal) => ("manifest_refused", format!("a manifest is refused: {refusal}")),
+            Notice::TooLarge { size, size_max } => (
+                "too_large",
+                format!(
+                    "the file on the group has {} bytes, at most {size_max} are allowed (see --max-size and the free space)",
+                    size.bytes()
+                ),
+            ),
+            Notice::BlockFailed(block) => {
+                ("block_failed", format!("block {block} does not match its digest: it is received again"))
+            }
+            Notice::SessionChanged(size) => {
+                ("session_changed", format!("nothing verifies: trying symbols of {} bytes", size.bytes()))
+            }
+            Notice::Silent => (
+                "silent",
+                format!(
+                    "nothing has come from {} on {} for 5 s (is iotupd running, is this its group, port and interface, \
+                     does a firewall drop UDP, does a switch snoop without a querier, is --hops large enough?)",
+                    self.options.group, self.interface
+                ),
+            ),
+            Notice::HeardAgain => ("heard_again", "packets come again".into()),
+        }
+    }
+
+    /// Packets received and lost of all streams together.
+    fn loss(&self) -> (u64, u64) {
+        let senders = self.receiver.senders().iter();
+        senders.fold((0, 0), |(received, lost), sender| (received + sender.loss.received, lost + sender.loss.lost))
+    }
+
+    fn finish(mut self, outcome: Result<Outcome, Failure>) -> Result<Exit, Failure> {
+        self.report.clear();
+        let verified = clock::now();
+        let result = match outcome {
+            Ok(Outcome::Verified) => self.commit(),
+            Ok(Outcome::GaveUp(reason)) => Err(self.give_up_failure(reason)),
+            Ok(Outcome::Stopped(signal)) => {
+                let failure = super::end::interrupted(&format!("receive {}", self.options.file.display()), signal);
+                Err(self.with_resume_hint(failure))
+            }
+            Err(failure) => Err(failure),
+        };
+        let synced = clock::now();
+        let seconds = verified.since(self.accepted).as_secs_f64();
+        let size = self.receiver.progress().size;
+        let (exit, message) = match &result {
+            Ok(()) => (Exit::Complete, "complete".to_owned()),
+            Err(failure) => (failure.exit, failure.to_string()),
+        };
+        let fields = self.figures(exit, &message, verified, synced);
+        let line = self.receiver.manifest().map(|manifest| {
+            let (received, lost) = self.loss();
+            format!(
+                "{}: complete and verified, {} in {seconds:.1} s ({}), loss {:.2} %, blake3 {}, not authenticated",
+                self.options.file.display(),
+                report::bytes(size),
+                report::rate(8.0 * size as f64 / seconds.max(1e-3)),
+                loss_percent(received, lost),
+                manifest.digest
+            )
+        });
+        self.report.event("end", fields, line.filter(|_| result.is_ok()));
+        result.map(|()| Exit::Complete)
+    }
+
+    fn commit(&mut self) -> Result<(), Failure> {
+        // The threads hold the target too: they end first.
+        self.workers = None;
+        let target = self.target.take().and_then(Arc::into_inner);
+        target.expect("a verified object has a target that only this thread holds").commit()
+    }
+
+    fn give_up_failure(&self, reason: GiveUp) -> Failure {
+        let what = format!("receive {} from {}", self.options.file.display(), self.options.group);
+        let has_manifest = self.receiver.manifest().is_some();
+        let counts = self.receiver.counts();
+        match reason {
+            GiveUp::Superseded { accepted, other } => self.with_resume_hint(Failure::new(
+                Exit::Incomplete,
+                what,
+                format!("object {accepted} is no longer sent, but {other} is"),
+            )),
+            GiveUp::Timeout | GiveUp::IdleTimeout if has_manifest => {
+                let cause = match reason {
+                    GiveUp::Timeout => "incomplete at the deadline",
+                    _ => "the sender has fallen silent",
+                };
+                let missing: u64 = self.receiver.missing().map(|(first, end)| end - first).sum();
+                let cause = format!("{cause}, {} are missing", report::bytes(missing));
+                self.with_resume_hint(Failure::new(Exit::Incomplete, what, cause))
+            }
+            _ if counts.dropped(DropReason::TooLarge) > 0 => {
+                Failure::new(Exit::Unavailable, what, "the file is larger than allowed").remedy("see --max-size")
+            }
+            _ if counts.datagrams > 0 => Failure::new(
+                Exit::Unavailable,
+                what,
+                format!("{} packets, but no manifest to accept", counts.datagrams),
+            ),
+            _ => Failure::new(Exit::Unavailable, what, "nothing was received")
+                .remedy("is iotupd running? see --interface"),
+        }
+    }
+
+    fn with_resume_hint(&self, failure: Failure) -> Failure {
+        match &self.target {
+            Some(target) => failure.remedy(format!("run again to resume from {}", target.part_path().display())),
+            None => failure,
+        }
+    }
+
+    fn figures(&self, exit: Exit, message: &str, verified: Time, synced: Time) -> Value {
+        let counts = self.receiver.counts();
+        let progress = self.receiver.progress();
+        let senders = self.receiver.senders().iter().map(|sender| {
+            json!({
+                "addr": sender.addr.to_string(),
+                "channel": sender.channel.0,
+                "received": sender.loss.received,
+                "lost": sender.loss.lost,
+                "duplicates": sender.loss.duplicates,
+                "late": sender.loss.late,
+                "restarts": sender.loss.restarts,
+            })
+        });
+        let senders: Vec<_> = senders.collect();
+        let dropped: serde_json::Map<_, _> = DropReason::ALL
+            .iter()
+            .map(|&reason| (reason.name().to_owned(), counts.dropped(reason).into()))
+            .filter(|(_, count): &(String, Value)| count.as_u64() != Some(0))
+            .collect();
+        let mut fields = json!({
+            "exit": exit as u8,
+            "message": message,
+            "size": progress.size,
+            "held": progress.held,
+            "seconds": verified.since(self.started).as_secs_f64(),
+            "transfer_seconds": verified.since(self.accepted).as_secs_f64(),
+            "sync_seconds": synced.since(verified).as_secs_f64(),
+            "host_dropped_buffers": self.socket.dropped_buffers(),
+            "counts": {
+                "datagrams": counts.datagrams,
+                "bytes": counts.bytes,
+                "stored": counts.stored,
+                "manifests": counts.manifests,
+                "hashes": counts.hashes,
+                "blocks_failed": counts.blocks_failed,
+            },
+            "dropped": dropped,
+            "senders": senders,
+        });
+        if let Some(manifest) = self.receiver.manifest() {
+            fields["digest"] = manifest.digest.to_string().into();
+            let missing: Vec<_> =
+                self.receiver.missing().take(MISSING_COUNT_MAX).map(|(from, to)| json!([from, to])).collect();
+            fields["missing"] = missing.into();
+        }
+        fields
+    }
+}
+
+fn disk_failure(verb: &str, target: &Option<Arc<Target>>, error: &io::Error) -> Failure {
+    let path = target.as_ref().map(|target| target.part_path().display().to_string()).unwrap_or_default();
+    Failure::io(Exit::Io, format!("{verb} {path}"), error).remedy("it is kept: run again to resume")
+}
+
+fn loss_percent(received: u64, lost: u64) -> f64 {
+    100.0 * lost as f64 / (received + lost).max(1) as f64
+}

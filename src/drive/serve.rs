@@ -1,0 +1,396 @@
+//! The server's loop: asks the machine what is due, composes it, and hands it to the kernel, for ever or for some passes.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::burst::Burst;
+use super::report::{self, Report};
+use super::{choose, digest_file};
+use crate::digest::ObjectTree;
+use crate::failure::{Exit, Failure, describe};
+use crate::limits::{MTU_DEFAULT_MAX, MTU_ROUTED, RATE_BPS_DEFAULT};
+use crate::manifest::{DisplayName, Members};
+use crate::sender::{Pacing, Sender, SenderConfig, Step, Unsendable};
+use crate::sys::{Interface, SendOptions, SendSocket, SourceFile, StopSignal, clock, signals};
+use crate::types::{RateBps, SymbolSize, Time};
+
+/// IPv6, UDP and packet headers: the symbol size is the same for both IP versions, so that their sessions can be mixed.
+const HEADERS_SIZE: u32 = 40 + 8 + 44;
+/// Between two looks at signals and at the source file.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// Before the next attempt where the network cannot be reached for now.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What to send, where, and how fast.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// The file.
+    pub file: PathBuf,
+    /// The group and port.
+    pub group: SocketAddr,
+    /// The interface in the group's zone.
+    pub zone: Option<String>,
+    /// The interface asked for.
+    pub interface: Option<String>,
+    /// How fast; `None`: the least of 100 Mbit/s and half the link's speed.
+    pub pacing: Option<Pacing>,
+    /// Where to start, in millionths of a round; `None`: somewhere that differs from host to host.
+    pub start_ppm: Option<u32>,
+    /// End after so many passes.
+    pub passes: Option<u64>,
+    /// Bytes of an IP packet at most.
+    pub mtu: Option<u32>,
+    /// IPv4 TTL or IPv6 hop limit.
+    pub hops: u8,
+    /// The source address.
+    pub bind_addr: Option<IpAddr>,
+    /// Where digests are cached.
+    pub cache_dir: Option<PathBuf>,
+}
+
+/// Sends until the passes are done, or a signal or a failure ends it.
+pub fn serve(options: &ServeOptions, report: &mut Report) -> Result<Exit, Failure> {
+    signals::install()?;
+    let interface = choose::interface(options.interface.as_deref(), options.zone.as_deref())?;
+    let pacing = options.pacing.map_or_else(|| default_pacing(&interface), Ok)?;
+    let file = SourceFile::open(&options.file)?;
+    let bind_addr = options.bind_addr.or_else(|| choose::source_address(&interface, options.group));
+    let socket = SendSocket::open(&SendOptions {
+        group: options.group,
+        interface_index: interface.index,
+        bind_addr,
+        hops: options.hops,
+    })?;
+    let cache_dir = options.cache_dir.clone().or_else(digest_file::default_cache_dir);
+    let tree = Arc::new(digest_file::tree(&file, &options.file, cache_dir.as_deref(), report)?);
+    let sender = new_sender(options, &interface, pacing, &file, tree)?;
+    let mut server = Server::new(options, &interface, file, socket, sender, report)?;
+    server.announce();
+    let outcome = server.run();
+    server.finish(outcome)
+}
+
+/// RFC 8085, section 4.1.1, asks for restraint where nothing tells of congestion.
+fn default_pacing(interface: &Interface) -> Result<Pacing, Failure> {
+    if interface.wireless {
+        let what = format!("choose a rate for {}", interface.name);
+        let cause = "multicast on wireless goes at the slowest rate, which is not known";
+        return Err(Failure::new(Exit::Usage, what, cause).remedy("give --rate, such as 2M"));
+    }
+    let half_link = interface.speed_bps.map_or(u64::MAX, |speed| speed / 2);
+    let rate = RateBps::new(RATE_BPS_DEFAULT.min(half_link).max(1)).expect("100 Mbit/s or less");
+    Ok(Pacing::DefaultRate(rate))
+}
+
+fn new_sender(
+    options: &ServeOptions,
+    interface: &Interface,
+    pacing: Pacing,
+    file: &SourceFile,
+    tree: Arc<ObjectTree>,
+) -> Result<Sender, Failure> {
+    let bound = if options.hops > 1 { MTU_ROUTED } else { MTU_DEFAULT_MAX };
+    let mtu = options.mtu.unwrap_or(interface.mtu.min(bound));
+    let what = || format!("send {} in packets of {mtu} bytes", options.file.display());
+    let cannot = |cause: String| Failure::new(Exit::Usage, what(), cause).remedy("see --mtu");
+    if mtu > interface.mtu {
+        return Err(cannot(format!("interface {} takes {} at most", interface.name, interface.mtu)));
+    }
+    let payload_size_max = mtu.saturating_sub(HEADERS_SIZE);
+    let symbol_size = SymbolSize::largest_within(payload_size_max)
+        .ok_or_else(|| cannot(format!("the smallest packet has {} bytes", HEADERS_SIZE + 512)))?;
+    let members = manifest_members(file, &options.file, &tree);
+    let manifest = members.manifest().map_err(|refusal| Failure::new(Exit::BadData, what(), refusal.to_string()))?;
+    let config = SenderConfig {
+        symbol_size,
+        payload_size_max,
+        ip_overhead: if options.group.is_ipv4() { 28 } else { 48 },
+        pacing,
+        start_ppm: options.start_ppm.unwrap_or_else(|| start_of_host(&manifest.key().id.0, &interface.name)),
+        passes: options.passes,
+        manifest_text: manifest.to_text().into_bytes(),
+    };
+    Sender::new(tree, &config).map_err(|unsendable| match unsendable {
+        Unsendable::ManifestTooLarge { needed, room } => {
+            cannot(format!("the manifest needs {needed} bytes, {room} are left"))
+        }
+        Unsendable::HashesTooLarge { room } => {
+            cannot(format!("the proofs of a file so large need more than {room} bytes"))
+        }
+    })
+}
+
+/// Servers on different hosts start at different places without being told to.
+fn start_of_host(object: &[u8; 12], interface: &str) -> u32 {
+    let host = std::fs::read("/etc/machine-id").or_else(|_| std::fs::read("/proc/sys/kernel/hostname"));
+    let seed = [object, interface.as_bytes(), &host.unwrap_or_default()].concat();
+    let place = xxhash_rust::xxh3::xxh3_64(&seed) % 1_000_000;
+    u32::try_from(place).expect("less than a million")
+}
+
+/// Why the loop ended well.
+enum Outcome {
+    Done,
+    Stopped(StopSignal),
+}
+
+struct Server<'a> {
+    options: &'a ServeOptions,
+    interface: &'a Interface,
+    report: &'a mut Report,
+    file: SourceFile,
+    content: crate::sys::SourceMap,
+    socket: SendSocket,
+    sender: Sender,
+    burst: Burst,
+    started: Time,
+    next_look: Time,
+    /// Sends that the kernel refused and that were repeated.
+    refused: u64,
+    said_unreachable: bool,
+}
+
+impl<'a> Server<'a> {
+    fn new(
+        options: &'a ServeOptions,
+        interface: &'a Interface,
+        file: SourceFile,
+        socket: SendSocket,
+        sender: Sender,
+        report: &'a mut Report,
+    ) -> Result<Self, Failure> {
+        clock::set_timer_slack();
+        let now = clock::now();
+        report.restart(now);
+        Ok(Self {
+            content: file.map()?,
+            burst: Burst::new(socket.gso()),
+            options,
+            interface,
+            report,
+            file,
+            socket,
+            sender,
+            started: now,
+            next_look: now,
+            refused: 0,
+            said_unreachable: false,
+        })
+    }
+
+    fn announce(&mut self) {
+        let (carousel, key) = (self.sender.carousel(), self.sender.key());
+        let share = 100.0 * self.sender.next_position() as f64 / carousel.round_length().max(1) as f64;
+        let pace = match self.options.pacing {
+            Some(Pacing::PacketDelay(delay)) => format!("a packet every {} us", delay.as_nanos() as f64 / 1e3),
+            Some(Pacing::Unpaced) => "as fast as it goes".into(),
+            _ => match self.sender.pacer().rate() {
+                Some(rate) => report::rate(rate.bits_per_second() as f64),
+                None => "one round every 10 ms".into(),
+            },
+        };
+        let line = format!(
+            "sending {} ({}, id {}) to {} on {} from {}, {pace}, starting at {share:.1} %",
+            self.options.file.display(),
+            report::bytes(key.size.bytes()),
+            key.id,
+            self.options.group,
+            self.interface.name,
+            self.socket.local_addr(),
+        );
+        let delay = match self.options.pacing {
+            Some(Pacing::PacketDelay(delay)) => Value::from(delay.as_nanos() as u64),
+            _ => Value::Null,
+        };
+        let fields = json!({
+            "file": self.options.file.to_string_lossy(),
+            "size": key.size.bytes(),
+            "digest": self.sender.digest().to_string(),
+            "object": key.id.to_string(),
+            "group": self.options.group.to_string(),
+            "interface": self.interface.name,
+            "source": self.socket.local_addr().to_string(),
+            "rate_bps": self.sender.pacer().rate().map(RateBps::bits_per_second),
+            "pkt_delay_ns": delay,
+            "symbol_size": carousel.layout().symbol_size().bytes(),
+            "start_position": self.sender.next_position(),
+            "cycle_length": carousel.cycle_length(),
+            "round_length": carousel.round_length(),
+        });
+        self.report.event("sending", fields, Some(line));
+    }
+
+    fn run(&mut self) -> Result<Outcome, Failure> {
+        loop {
+            let now = clock::now();
+            if now >= self.next_look {
+                if let Some(signal) = signals::pending() {
+                    return Ok(Outcome::Stopped(signal));
+                }
+                self.look(now)?;
+                self.next_look = now.after(LOOK_INTERVAL);
+            }
+            let step = self.compose(now);
+            if !self.burst.is_empty()
+                && let Some(signal) = self.send()?
+            {
+                return Ok(Outcome::Stopped(signal));
+            }
+            match step {
+                Some(Step::Done) => return Ok(Outcome::Done),
+                Some(Step::Wait(due)) => clock::sleep_until(due.min(self.next_look)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Puts into the burst what may go now; answers with what the machine said when it had no more, `None` if the burst is full.
+    fn compose(&mut self, now: Time) -> Option<Step> {
+        self.burst.clear();
+        while self.burst.has_room() {
+            match self.sender.poll(now) {
+                Step::Send(outgoing) => {
+                    let (sender, content) = (&self.sender, &self.content);
+                    self.burst.push(sender.packet_size(&outgoing), |out| sender.compose(&outgoing, content, out));
+                }
+                step => return Some(step),
+            }
+        }
+        None
+    }
+
+    /// Sends the burst, all of it: a message that the kernel refuses is sent again before the next.
+    fn send(&mut self) -> Result<Option<StopSignal>, Failure> {
+        let mut sent = 0;
+        let mut refused_before = None;
+        while sent < self.burst.messages().len() {
+            match self.socket.send(self.burst.bytes(), &self.burst.messages()[sent..]) {
+                Ok(count) => {
+                    sent += count;
+                    refused_before = None;
+                }
+                Err(error) => {
+                    self.refused += 1;
+                    let message = self.burst.messages()[sent];
+                    let is_segmented = message.size > message.segment_size;
+                    if is_segmented && matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL)) {
+                        self.give_up_gso(sent, &error);
+                    } else if refused_before == error.raw_os_error() {
+                        // The same twice running: not the echo of an old ICMP message, but the state of things.
+                        self.endure(&error)?;
+                        if let Some(signal) = signals::pending() {
+                            return Ok(Some(signal));
+                        }
+                    }
+                    refused_before = error.raw_os_error();
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn give_up_gso(&mut self, sent: usize, error: &io::Error) {
+        self.burst.give_up_gso(sent);
+        self.socket.disable_gso();
+        let text = format!("the kernel refuses segmentation offload ({}): going on without", describe(error));
+        self.report.notice("warning", &text);
+    }
+
+    /// Waits a little where the trouble may pass; fails where it will not.
+    fn endure(&mut self, error: &io::Error) -> Result<(), Failure> {
+        let what = || format!("send to {} on {}", self.options.group, self.interface.name);
+        match error.raw_os_error() {
+            Some(libc::EMSGSIZE) => {
+                Err(Failure::io(Exit::Io, what(), error).remedy("the path takes smaller packets: give --mtu"))
+            }
+            Some(libc::ENOBUFS | libc::EAGAIN | libc::ECONNREFUSED | libc::ENOPROTOOPT) => {
+                clock::sleep_until(clock::now().after(Duration::from_micros(100)));
+                Ok(())
+            }
+            Some(libc::ENETDOWN | libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EPERM | libc::EADDRNOTAVAIL) => {
+                if !self.said_unreachable {
+                    self.said_unreachable = true;
+                    let text = format!("{}: {}; trying again until it works", what(), describe(error));
+                    self.report.notice("warning", &text);
+                }
+                clock::sleep_until(clock::now().after(RETRY_INTERVAL));
+                Ok(())
+            }
+            _ => Err(Failure::io(Exit::Io, what(), error)),
+        }
+    }
+
+    /// Looks at the source file, and reports progress where it is due.
+    fn look(&mut self, now: Time) -> Result<(), Failure> {
+        let what = || format!("send {}", self.options.file.display());
+        let state = self.file.identity_now().map_err(|error| Failure::io(Exit::Io, what(), &error))?;
+        let known = self.file.identity();
+        // The time of the inode changes when the file is renamed or another takes its name, which is no harm to an open file.
+        if (state.size, state.mtime_ns) != (known.size, known.mtime_ns) {
+            let failure = Failure::new(Exit::Io, what(), "it was changed while it was being sent");
+            return Err(failure.remedy("start again; to publish a new file, rename it over the old one"));
+        }
+        if self.report.is_due(now) {
+            let passes = self.passes();
+            let counts = self.sender.counts();
+            let seconds = now.since(self.started).as_secs_f64();
+            let rate = report::rate(8.0 * counts.ip_bytes as f64 / seconds.max(1e-3));
+            let text = format!("{passes:.2} passes, {rate}, {} packets", counts.data + counts.manifest + counts.hashes);
+            let fields = self.figures(now);
+            self.report.progress(now, "status", fields, 0, 0, text);
+        }
+        Ok(())
+    }
+
+    fn passes(&self) -> f64 {
+        self.sender.counts().data as f64 / self.sender.carousel().round_length().max(1) as f64
+    }
+
+    fn figures(&self, now: Time) -> Value {
+        let counts = self.sender.counts();
+        json!({
+            "passes": self.passes(),
+            "data": counts.data,
+            "manifest": counts.manifest,
+            "hashes": counts.hashes,
+            "ip_bytes": counts.ip_bytes,
+            "seconds": now.since(self.started).as_secs_f64(),
+            "lost_seconds": self.sender.pacer().lost().as_secs_f64(),
+            "refused": self.refused,
+        })
+    }
+
+    fn finish(&mut self, outcome: Result<Outcome, Failure>) -> Result<Exit, Failure> {
+        self.report.clear();
+        let now = clock::now();
+        let (exit, message) = match &outcome {
+            Ok(Outcome::Done) => (Exit::Complete, "done".to_owned()),
+            Ok(Outcome::Stopped(signal)) => (Exit::from(*signal), "stopped".to_owned()),
+            Err(failure) => (failure.exit, failure.to_string()),
+        };
+        let mut fields = self.figures(now);
+        fields["exit"] = (exit as u8).into();
+        fields["message"] = message.as_str().into();
+        let line = format!(
+            "{message} after {:.2} passes, {} in {}",
+            self.passes(),
+            report::bytes(self.sender.counts().ip_bytes),
+            report::span(now.since(self.started).as_secs_f64())
+        );
+        self.report.event("end", fields, outcome.is_ok().then_some(line));
+        outcome.map(|_| exit)
+    }
+}
+
+/// What a manifest says of a file where nobody has said more.
+pub fn manifest_members(file: &SourceFile, path: &Path, tree: &ObjectTree) -> Members {
+    let name = DisplayName::from_file_name_lossy(path.file_name().unwrap_or_default());
+    let mut members = Members::new(tree.digest(), tree.size(), name);
+    members.created = Some(file.modified_unix_seconds());
+    members
+}
