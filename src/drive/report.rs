@@ -73,11 +73,6 @@ impl Report {
         now >= self.next_progress
     }
 
-    /// When the next report of progress is due.
-    #[must_use]
-    pub fn due(&self) -> Time {
-        self.next_progress
-    }
 
     /// Where the work stands: an event, the bar, or a line, whatever fits. `length` 0: there is no end to move towards.
     pub fn progress(&mut self, now: Time, name: &str, fields: Value, position: u64, length: u64, text: String) {
