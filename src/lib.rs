@@ -9,8 +9,8 @@
 //! # The floors
 //!
 //! ```text
-//! bin ─► cli, drive ─► sender, receiver ─► wire, manifest, digest, object ─► types, limits, failure
-//!               └────► sys ──────────────────────────────────────────────► types, limits, failure
+//! bin ─► cli, drive ─► sender, receiver ─► wire ─► manifest ─► digest ─► object ─► types, limits, failure
+//!               └────► sys ──────────────────────────────────────────────────► types, limits, failure
 //! ```
 //!
 //! A module uses only what is below it, and a test (`tests/floors.rs`) fails on any other import.

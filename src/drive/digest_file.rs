@@ -78,6 +78,7 @@ fn read(file: &SourceFile, path: &Path, report: &mut Report) -> Result<ObjectTre
         found: Mutex::default(),
         error: Mutex::default(),
     };
+    report.restart(clock::now());
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let what = format!("read {}", path.display());
     let stopped_by = thread::scope(|scope| {
