@@ -166,7 +166,7 @@ mod tests {
     fn digest_is_that_of_blake3_at_every_edge() {
         const MIB: usize = 1 << 20;
         for size in [0, 1, 1023, 1024, 1025, MIB - 1, MIB, MIB + 1, 2 * MIB, 5 * MIB + 3, 9 * MIB, 17 * MIB + 1] {
-            let bytes: Vec<u8> = (0..size).map(|i| (i * i >> 7) as u8).collect();
+            let bytes: Vec<u8> = (0..size).map(|i| ((i * i) >> 7) as u8).collect();
             assert_eq!(tree_of(&bytes).digest(), Digest(blake3::hash(&bytes).into()), "{size} bytes");
         }
     }

@@ -188,6 +188,8 @@ pub struct Receiver {
     given_up: bool,
     started: Time,
     heard: Time,
+    /// When `handle_timeout` was last called.
+    handled: Time,
     /// Another object than the accepted one, and when it was last heard.
     other: Option<(ObjectKey, Time)>,
 }
@@ -210,6 +212,7 @@ impl Receiver {
             given_up: false,
             started: now,
             heard: now,
+            handled: now,
             other: None,
         }
     }
@@ -258,7 +261,10 @@ impl Receiver {
             self.phase = Phase::Receiving(object);
             self.settle();
         }
-        std::mem::replace(&mut self.waiting, Waiting::closed())
+        let early = std::mem::replace(&mut self.waiting, Waiting::closed());
+        // They are about to be counted again.
+        self.counts.forget(&early);
+        early
     }
 
     /// `count` symbols of `block` have been written.
@@ -338,10 +344,14 @@ impl Receiver {
             return None;
         }
         let silence = (!self.said_silent).then(|| self.heard.after(SILENCE_NOTICE));
-        let object = self.object().map(|object| object.heard().after(OBJECT_SILENCE_MAX));
+        // Only if the other object will then still count as living: else its next packet is what there is to wait for.
+        let superseded = self.object().zip(self.other).and_then(|(object, (_, other_heard))| {
+            let at = object.heard().after(OBJECT_SILENCE_MAX);
+            (at > self.handled && at.since(other_heard) < OBJECT_SILENCE_MAX / 2).then_some(at)
+        });
         let timeout = self.config.timeout.map(|timeout| self.started.after(timeout));
         let idle = self.config.idle_timeout.map(|timeout| self.heard.after(timeout));
-        [silence, object, timeout, idle].into_iter().flatten().min()
+        [silence, superseded, timeout, idle].into_iter().flatten().min()
     }
 
     /// Time has passed. To be called after each batch of datagrams as well.
@@ -349,6 +359,7 @@ impl Receiver {
         if self.given_up || matches!(self.phase, Phase::Complete(_)) {
             return;
         }
+        self.handled = now;
         if let Some(reason) = self.reason_to_give_up(now) {
             self.given_up = true;
             self.action = Some(Action::GiveUp(reason));

@@ -202,7 +202,8 @@ impl Sender {
     /// What to do at `now`. A packet that is handed out counts as sent: the caller repeats it until the kernel takes it.
     pub fn poll(&mut self, now: Time) -> Step {
         let manifest_due = self.manifest_due(now);
-        if self.packets_left == Some(0) && !manifest_due {
+        // The hashes packets that go with the last data packets are part of the pass.
+        if self.packets_left == Some(0) && !manifest_due && !(self.has_data() && self.hashes_credit.is_due()) {
             return Step::Done;
         }
         if let Some(due) = self.pacer.wait(now) {
@@ -213,6 +214,10 @@ impl Sender {
         self.pacer.spend(size);
         self.counts.ip_bytes += size;
         Step::Send(outgoing)
+    }
+
+    fn has_data(&self) -> bool {
+        self.carousel.round_length() > 0
     }
 
     fn manifest_due(&self, now: Time) -> bool {
@@ -230,7 +235,7 @@ impl Sender {
             return Outgoing::Manifest;
         }
         let groups = group_count(self.tree.size().block_count(), self.group_log2);
-        if self.carousel.round_length() > 0 {
+        if self.has_data() {
             return if self.hashes_credit.is_due() { self.next_hashes(groups) } else { self.next_data() };
         }
         self.count_down();

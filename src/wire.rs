@@ -37,7 +37,10 @@ pub enum Malformed {
     Tree,
 }
 
-#[allow(clippy::large_enum_variant, reason = "a packet is looked at on the stack and never stored; a box would allocate")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a packet is looked at on the stack and never stored; a box would allocate"
+)]
 /// A packet that has kept every rule that can be checked without knowing the object.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Packet<'a> {

@@ -52,7 +52,7 @@ pub(super) fn parse_rate(text: &str) -> Result<RateArg, String> {
     }
     let (number, unit) = split_unit(text);
     let unit = unit.strip_suffix("/s").or_else(|| unit.strip_suffix("ps")).unwrap_or(unit);
-    let scale = match unit.strip_suffix("bit").unwrap_or(unit) {
+    let scale = match unit.strip_suffix("bit").or_else(|| unit.strip_suffix('b')).unwrap_or(unit) {
         "" => 1,
         "k" | "K" => 1_000,
         "M" => 1_000_000,

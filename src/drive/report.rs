@@ -73,7 +73,6 @@ impl Report {
         now >= self.next_progress
     }
 
-
     /// Where the work stands: an event, the bar, or a line, whatever fits. `length` 0: there is no end to move towards.
     pub fn progress(&mut self, now: Time, name: &str, fields: Value, position: u64, length: u64, text: String) {
         self.restart(now);

@@ -33,6 +33,15 @@ enum Origin {
     Several,
 }
 
+/// Who alone may fill a block that has failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Turn {
+    /// Whose turn it is.
+    pub(super) sender: SenderIndex,
+    /// The bytes of data that had come for the object when it began.
+    pub(super) began: u64,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Block {
     state: State,
@@ -41,7 +50,7 @@ struct Block {
     /// Symbols handed out to be stored of which no completion has come.
     in_flight: u16,
     origin: Origin,
-    only_from: Option<SenderIndex>,
+    turn: Option<Turn>,
     attempts: u8,
     claimed_zero: bool,
     refuted_zero: bool,
@@ -57,7 +66,7 @@ const NEW_BLOCK: Block = Block {
     held_count: 0,
     in_flight: 0,
     origin: Origin::Nobody,
-    only_from: None,
+    turn: None,
     attempts: 0,
     claimed_zero: false,
     refuted_zero: false,
@@ -140,16 +149,24 @@ impl Blocks {
         }
     }
 
+    /// Symbols held of the block.
+    pub(super) fn held_count(&self, block: BlockIndex) -> u16 {
+        self.get(block).held_count
+    }
+
     /// Whose turn it is to fill a block that has failed.
-    pub(super) fn only_from(&self, block: BlockIndex) -> Option<SenderIndex> {
-        self.get(block).only_from
+    pub(super) fn turn(&self, block: BlockIndex) -> Option<Turn> {
+        self.get(block).turn
     }
 
-    pub(super) fn restrict(&mut self, block: BlockIndex, sender: Option<SenderIndex>) {
-        self.get_mut(block).only_from = sender;
+    /// The next turn to fill the block begins.
+    pub(super) fn restrict(&mut self, block: BlockIndex, turn: Option<Turn>) {
+        let entry = self.get_mut(block);
+        entry.turn = turn;
+        entry.attempts = entry.attempts.saturating_add(1);
     }
 
-    /// How often the block has failed; the caller's next attempt.
+    /// How many turns there have been.
     pub(super) fn attempts(&self, block: BlockIndex) -> u8 {
         self.get(block).attempts
     }
@@ -172,7 +189,7 @@ impl Blocks {
     }
 
     /// A source symbol has come. `Ok` if it is to be stored: from then on it counts as held.
-    pub(super) fn take(&mut self, block: BlockIndex, esi: Esi, sender: Option<SenderIndex>) -> Result<(), DropReason> {
+    pub(super) fn take(&mut self, block: BlockIndex, esi: Esi, sender: SenderIndex) -> Result<(), DropReason> {
         if self.get(block).state != State::Open {
             return Err(DropReason::Done);
         }
@@ -183,10 +200,11 @@ impl Blocks {
         let (word, bit) = self.bit(block, esi);
         *self.held.get_mut(word).expect("a word for every symbol") |= bit;
         let entry = self.get_mut(block);
-        entry.origin = match (entry.origin, sender) {
-            (Origin::Nobody, Some(sender)) => Origin::One(sender),
-            (Origin::One(sole), Some(sender)) if sole == sender => Origin::One(sole),
-            _ => Origin::Several,
+        entry.origin = match entry.origin {
+            _ if sender == SenderIndex::UNLISTED => Origin::Several,
+            Origin::Nobody => Origin::One(sender),
+            Origin::One(sole) if sole == sender => Origin::One(sole),
+            Origin::One(_) | Origin::Several => Origin::Several,
         };
         entry.held_count += 1;
         entry.in_flight += 1;
@@ -298,12 +316,20 @@ impl Blocks {
         self.held_bytes += size;
     }
 
+    /// Whether no store of the block is under way.
+    pub(super) fn is_idle_block(&self, block: BlockIndex) -> bool {
+        self.get(block).in_flight == 0
+    }
+
+    /// All symbols of an open block are needed again.
+    pub(super) fn empty(&mut self, block: BlockIndex) {
+        self.forget(block);
+    }
+
     /// The bytes are wrong, or cannot be read: all of them are needed again.
     pub(super) fn failed(&mut self, block: BlockIndex) {
         self.forget(block);
-        let entry = self.get_mut(block);
-        entry.state = State::Open;
-        entry.attempts = entry.attempts.wrapping_add(1);
+        self.get_mut(block).state = State::Open;
     }
 
     fn forget(&mut self, block: BlockIndex) {
@@ -327,7 +353,7 @@ impl Blocks {
                 continue;
             }
             self.forget(block);
-            self.get_mut(block).only_from = None;
+            self.get_mut(block).turn = None;
         }
         self.layout = layout;
         self.words_per_block = words_per_block(&layout);

@@ -120,6 +120,14 @@ impl Counts {
         }
     }
 
+    /// The packets in `early` will come again from there.
+    pub(super) fn forget(&mut self, early: &super::Waiting) {
+        for (_, datagram) in early.datagrams() {
+            self.datagrams = self.datagrams.saturating_sub(1);
+            self.bytes = self.bytes.saturating_sub(datagram.len() as u64);
+        }
+    }
+
     /// How many datagrams were dropped for this reason.
     #[must_use]
     pub fn dropped(&self, reason: DropReason) -> u64 {

@@ -67,18 +67,17 @@ impl Receiver {
         header: &Header,
         payload: &ManifestPayload<'_>,
     ) -> Verdict {
+        let known = self.object().and_then(|object| object.manifest_of(payload.text));
+        match known.map(|manifest| agrees(manifest, key, payload)) {
+            Some(true) => {}
+            Some(false) => return Verdict::Dropped(DropReason::ManifestRefused),
+            None => match self.read_manifest(key, payload) {
+                Ok(manifest) => self.accept(now, manifest, payload),
+                Err(reason) => return Verdict::Dropped(reason),
+            },
+        }
         if let Some(object) = self.object_mut() {
             object.heard_at(now);
-        }
-        let is_known = self.object().is_some_and(|object| object.knows_text(payload.text));
-        if !is_known {
-            let manifest = match self.read_manifest(key, payload) {
-                Ok(manifest) => manifest,
-                Err(reason) => return Verdict::Dropped(reason),
-            };
-            self.accept(now, manifest, payload);
-        }
-        if let Some(object) = self.object_mut() {
             object.note_description(&payload.description);
         }
         self.senders.heard(now, from, header.channel);
@@ -107,12 +106,7 @@ impl Receiver {
                 return Err(DropReason::ManifestRefused);
             }
         };
-        let description = &payload.description;
-        let agrees = manifest.key() == key
-            && manifest.symbol_size.is_none_or(|size| size == description.symbol_size)
-            && manifest.code.is_none_or(|code| code == description.code)
-            && manifest.repair_max.is_none_or(|percent| percent >= description.repair_percent);
-        if !agrees {
+        if !agrees(&manifest, key, payload) {
             return Err(DropReason::ManifestRefused);
         }
         let size_max = self.config.size_max;
@@ -137,4 +131,13 @@ impl Receiver {
         self.phase = Phase::Preparing(Box::new(Object::new(now, manifest, payload.text, description)));
         self.action = Some(prepare);
     }
+}
+
+/// Whether header and session description are what the text allows.
+fn agrees(manifest: &Manifest, key: ObjectKey, payload: &ManifestPayload<'_>) -> bool {
+    let description = &payload.description;
+    manifest.key() == key
+        && manifest.symbol_size.is_none_or(|size| size == description.symbol_size)
+        && manifest.code.is_none_or(|code| code == description.code)
+        && manifest.repair_max.is_none_or(|percent| percent >= description.repair_percent)
 }

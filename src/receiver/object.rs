@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 
-use super::blocks::{Blocks, State};
+use super::blocks::{Blocks, State, Turn};
 use super::counts::DropReason;
-use super::senders::Senders;
+use super::senders::{SenderIndex, Senders};
 use super::sessions::Sessions;
 use super::{Progress, Store, Work};
+use crate::limits::REPAIR_PERCENT_MAX;
 use crate::manifest::Manifest;
 use crate::object::Layout;
 use crate::types::{BlockIndex, ChannelId, Digest, ObjectKey, SymbolSize, Time};
@@ -14,6 +15,8 @@ use crate::wire::{HashesPayload, Header, SessionDescription};
 
 /// Texts with the same object id and size, but different digests, that are held until a proof decides (section 5.4).
 const CANDIDATE_COUNT_MAX: usize = 4;
+/// A turn to fill a block is at most 2^6 times as long as the first.
+const TURN_DOUBLINGS_MAX: u32 = 6;
 
 /// What came of a block's value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -105,9 +108,16 @@ impl Object {
         })
     }
 
-    /// Whether this text has been read before.
-    pub(super) fn knows_text(&self, text: &[u8]) -> bool {
-        self.candidates.iter().any(|candidate| candidate.text == text)
+    /// What this text says, if it has been read before.
+    pub(super) fn manifest_of(&self, text: &[u8]) -> Option<&Manifest> {
+        self.candidates.iter().find(|candidate| candidate.text == text).map(|candidate| &candidate.manifest)
+    }
+
+    /// The symbols of a block are numbered below this: what the text allows, or the format.
+    fn esi_end(&self, block: BlockIndex) -> u16 {
+        let layout = self.blocks.layout();
+        let percent = self.manifest().repair_max.unwrap_or(REPAIR_PERCENT_MAX);
+        layout.source_symbol_count(block) + layout.repair_symbol_count(block, percent)
     }
 
     /// Another text claims the same id and size.
@@ -175,25 +185,53 @@ impl Object {
         }
         let layout = *self.blocks.layout();
         let size = layout.payload_size(header.block, header.esi).ok_or(DropReason::OutOfRange)?;
+        if header.esi.0 >= self.esi_end(header.block) {
+            return Err(DropReason::OutOfRange);
+        }
         if usize::from(size) != payload.len() {
             return Err(DropReason::WrongSize);
         }
         let sender = senders.heard(now, from, header.channel);
-        if let Some(sender) = sender {
-            senders.track(sender, header.position);
-        }
+        senders.track(now, sender, header.position);
         let place = layout.place(header.block, header.esi).ok_or(DropReason::Repair)?;
-        if let Some(only) = self.blocks.only_from(header.block)
-            && sender != Some(only)
-        {
-            if !senders.is_silent(only, now) {
-                return Err(DropReason::Restricted);
-            }
-            // Whose turn it was is gone: the next who brings something has it.
-            self.blocks.restrict(header.block, sender);
+        if !self.may_fill(now, header.block, sender, senders) {
+            return Err(DropReason::Restricted);
         }
         self.blocks.take(header.block, header.esi, sender)?;
         Ok(Store { block: header.block, esi: header.esi, offset: place.offset, size: place.size })
+    }
+
+    /// Whether a symbol from `sender` may go into the block: into one that has failed only those of whose turn it is may.
+    fn may_fill(&mut self, now: Time, block: BlockIndex, sender: SenderIndex, senders: &Senders) -> bool {
+        let Some(turn) = self.blocks.turn(block) else { return true };
+        let used = self.sessions.data_bytes().saturating_sub(turn.began);
+        let is_over = senders.is_silent(turn.sender, now) || used > self.turn_allowance(now, block, senders);
+        if turn.sender == sender && !is_over {
+            return true;
+        }
+        if !is_over {
+            return false;
+        }
+        // Whoever has the next turn fills the block from the beginning, so that nobody else's symbols spoil it.
+        if self.blocks.is_idle_block(block) {
+            self.blocks.empty(block);
+            self.begin_turn(now, block, senders);
+        }
+        self.blocks.turn(block).is_none_or(|turn| turn.sender == sender)
+    }
+
+    /// A turn lasts for 1.5 passes of whatever comes, and twice as long when all have had theirs: a forger who has one cannot keep
+    /// it, and one who floods cannot cut short all those of others.
+    fn turn_allowance(&self, now: Time, block: BlockIndex, senders: &Senders) -> u64 {
+        let rounds = usize::from(self.blocks.attempts(block)) / senders.turn_count(now).max(1);
+        let doublings = u32::try_from(rounds).unwrap_or(u32::MAX).min(TURN_DOUBLINGS_MAX);
+        (self.blocks.layout().size().bytes().saturating_mul(3) / 2).saturating_mul(1 << doublings)
+    }
+
+    fn begin_turn(&mut self, now: Time, block: BlockIndex, senders: &Senders) {
+        let sender = senders.in_turn(self.blocks.attempts(block), now);
+        let began = self.sessions.data_bytes();
+        self.blocks.restrict(block, sender.map(|sender| Turn { sender, began }));
     }
 
     pub(super) fn poll_work(&mut self) -> Option<Work> {
@@ -227,9 +265,8 @@ impl Object {
             (State::Checking, false) => self.blocks.check_failed(block),
             (State::Hashing, false) => {
                 // Addresses can be forged, so a failure blames nobody: one stream at a time fills the block next.
-                let next = senders.in_turn(self.blocks.attempts(block), now);
                 self.blocks.failed(block);
-                self.blocks.restrict(block, next);
+                self.begin_turn(now, block, senders);
                 return Outcome::Failed;
             }
             (State::Open | State::Clearing | State::Verified, _) => {}
@@ -239,7 +276,8 @@ impl Object {
 
     fn block_verified(&mut self, block: BlockIndex, state: State, senders: &mut Senders) {
         if state == State::Hashing {
-            if self.blocks.layout().source_symbol_count(block) >= 2 {
+            // A block that was full before the session changed says nothing about the new one.
+            if self.blocks.held_count(block) >= 2 {
                 self.sessions.progress();
             }
             if let Some(sender) = self.blocks.sole_sender(block) {

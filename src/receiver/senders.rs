@@ -14,6 +14,13 @@ pub(super) const SENDER_SILENCE_MAX: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct SenderIndex(pub u8);
 
+impl SenderIndex {
+    /// All streams for which there is no place.
+    pub(super) const UNLISTED: Self = Self(u8::MAX);
+}
+
+const _: () = assert!(SENDER_COUNT_MAX < u8::MAX as usize);
+
 /// One stream.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SenderEntry {
@@ -25,6 +32,7 @@ pub struct SenderEntry {
     pub loss: LossTracker,
     cycle: Cycle,
     last_seen: Time,
+    last_data: Option<Time>,
     verified_alone: u64,
 }
 
@@ -59,7 +67,11 @@ impl Senders {
     }
 
     /// The place of a stream from which a packet came, made if there is room. Its symbols are welcome without one.
-    pub(super) fn heard(&mut self, now: Time, addr: SocketAddr, channel: ChannelId) -> Option<SenderIndex> {
+    pub(super) fn heard(&mut self, now: Time, addr: SocketAddr, channel: ChannelId) -> SenderIndex {
+        self.place_of(now, addr, channel).unwrap_or(SenderIndex::UNLISTED)
+    }
+
+    fn place_of(&mut self, now: Time, addr: SocketAddr, channel: ChannelId) -> Option<SenderIndex> {
         let is_it = |entry: &SenderEntry| entry.addr == addr && entry.channel == channel;
         let place = match self.entries.get(self.recent) {
             Some(entry) if is_it(entry) => self.recent,
@@ -75,7 +87,8 @@ impl Senders {
 
     fn place_for_new(&mut self, now: Time, addr: SocketAddr, channel: ChannelId) -> Option<usize> {
         let loss = LossTracker::default();
-        let entry = SenderEntry { addr, channel, loss, cycle: Cycle::Unknown, last_seen: now, verified_alone: 0 };
+        let cycle = Cycle::Unknown;
+        let entry = SenderEntry { addr, channel, loss, cycle, last_seen: now, last_data: None, verified_alone: 0 };
         if self.entries.len() < SENDER_COUNT_MAX {
             self.entries.push(entry);
             return Some(self.entries.len() - 1);
@@ -101,8 +114,9 @@ impl Senders {
     }
 
     /// A data packet of the stream has been judged good.
-    pub(super) fn track(&mut self, index: SenderIndex, position: Position) {
+    pub(super) fn track(&mut self, now: Time, index: SenderIndex, position: Position) {
         if let Some(entry) = self.entries.get_mut(usize::from(index.0)) {
+            entry.last_data = Some(now);
             let cycle_length = match entry.cycle {
                 Cycle::Known(length) if length > 0 => Some(length),
                 _ => None,
@@ -118,20 +132,42 @@ impl Senders {
         }
     }
 
+    /// Whether no data comes from the stream any more.
     pub(super) fn is_silent(&self, index: SenderIndex, now: Time) -> bool {
-        self.entries.get(usize::from(index.0)).is_none_or(|entry| entry.is_silent(now))
+        let silent = |entry: &SenderEntry| entry.last_data.is_none_or(|at| now.since(at) > SENDER_SILENCE_MAX);
+        self.entries.get(usize::from(index.0)).is_some_and(silent)
     }
 
-    /// Whose turn it is to fill a block that failed `attempt` times before: streams that have given whole blocks come first.
+    /// Whose turn it is to fill a block, `attempt` turns after its first failure. Streams that have given whole blocks have every
+    /// other turn, however many others there are; those without a place in a full table have one together.
     pub(super) fn in_turn(&self, attempt: u8, now: Time) -> Option<SenderIndex> {
-        let alive = |trusted: bool| {
-            let entries = self.entries.iter().enumerate();
-            entries.filter(move |(_, entry)| !entry.is_silent(now) && (entry.verified_alone > 0) == trusted)
+        let trusted = self.candidates(now, true);
+        let others = self.candidates(now, false);
+        let (trusted_count, other_count) = (trusted.clone().count(), others.clone().count());
+        let (round, is_odd) = (usize::from(attempt / 2), attempt % 2 == 1);
+        match (trusted_count, other_count) {
+            (0, 0) => None,
+            (0, _) => others.cycle().nth(usize::from(attempt)),
+            (_, 0) => trusted.cycle().nth(usize::from(attempt)),
+            _ if is_odd => others.cycle().nth(round),
+            _ => trusted.cycle().nth(round),
+        }
+    }
+
+    /// How many turns there are before one comes again.
+    pub(super) fn turn_count(&self, now: Time) -> usize {
+        self.candidates(now, true).count() + self.candidates(now, false).count()
+    }
+
+    /// The streams that send data now.
+    fn candidates(&self, now: Time, trusted: bool) -> impl Iterator<Item = SenderIndex> + Clone + use<'_> {
+        let is_one = move |entry: &SenderEntry| {
+            let sends = entry.last_data.is_some_and(|at| now.since(at) <= SENDER_SILENCE_MAX);
+            sends && (entry.verified_alone > 0) == trusted
         };
-        let count = alive(true).count() + alive(false).count();
-        let turn = usize::from(attempt).checked_rem(count)?;
-        let (place, _) = alive(true).chain(alive(false)).nth(turn)?;
-        u8::try_from(place).ok().map(SenderIndex)
+        let places = self.entries.iter().zip(0..).filter(move |(entry, _)| is_one(entry));
+        let is_full = self.entries.len() == SENDER_COUNT_MAX;
+        places.map(|(_, place)| SenderIndex(place)).chain((is_full && !trusted).then_some(SenderIndex::UNLISTED))
     }
 }
 
@@ -150,27 +186,29 @@ mod tests {
     #[test]
     fn flood_of_addresses_neither_grows_the_table_nor_evicts_the_living() {
         let mut senders = Senders::new();
-        let true_one = senders.heard(at(0), addr(1), ChannelId(0)).unwrap();
+        let true_one = senders.heard(at(0), addr(1), ChannelId(0));
         for port in 2..2000 {
             senders.heard(at(0), addr(port), ChannelId(0));
         }
         assert_eq!(senders.entries.len(), SENDER_COUNT_MAX);
-        assert_eq!(senders.heard(at(1), addr(1), ChannelId(0)), Some(true_one));
-        assert_eq!(senders.heard(at(1), addr(3000), ChannelId(0)), None);
+        assert_eq!(senders.heard(at(1), addr(1), ChannelId(0)), true_one);
+        assert_eq!(senders.heard(at(1), addr(3000), ChannelId(0)), SenderIndex::UNLISTED);
+        let turns = (0..=64).filter_map(|attempt| senders.in_turn(attempt, at(1)));
+        assert!(turns.into_iter().any(|turn| turn == SenderIndex::UNLISTED), "those without a place have a turn too");
         // The forged ones have fallen silent; the true one has not.
         senders.heard(at(3), addr(1), ChannelId(0));
-        assert!(senders.heard(at(3), addr(3000), ChannelId(0)).is_some());
+        assert_ne!(senders.heard(at(3), addr(3000), ChannelId(0)), SenderIndex::UNLISTED);
         assert_eq!(senders.entries[0].addr, addr(1));
     }
 
     #[test]
     fn description_holds_for_all_ports_of_its_address() {
         let mut senders = Senders::new();
-        let first = senders.heard(at(0), addr(1), ChannelId(0)).unwrap();
-        let second = senders.heard(at(0), addr(2), ChannelId(0)).unwrap();
+        let first = senders.heard(at(0), addr(1), ChannelId(0));
+        let second = senders.heard(at(0), addr(2), ChannelId(0));
         senders.describe(addr(1), ChannelId(0), 5000);
         for position in [4998, 4999, 0, 1] {
-            senders.track(second, Position::new(position).unwrap());
+            senders.track(at(0), second, Position::new(position).unwrap());
         }
         assert_eq!(senders.entries[1].loss.restarts, 0);
         senders.describe(addr(2), ChannelId(0), 6000);
@@ -181,10 +219,12 @@ mod tests {
     #[test]
     fn proven_streams_come_first_and_all_have_their_turn() {
         let mut senders = Senders::new();
-        let indices: Vec<_> = (0..3).map(|port| senders.heard(at(0), addr(port), ChannelId(0)).unwrap()).collect();
+        let indices: Vec<_> = (0..3).map(|port| senders.heard(at(0), addr(port), ChannelId(0))).collect();
+        indices.iter().for_each(|&index| senders.track(at(0), index, Position::ZERO));
         senders.credit(indices[2]);
+        assert_eq!(senders.turn_count(at(1)), 3);
         let turns: Vec<_> = (0..4).map(|attempt| senders.in_turn(attempt, at(1)).unwrap()).collect();
-        assert_eq!(turns, [indices[2], indices[0], indices[1], indices[2]]);
+        assert_eq!(turns, [indices[2], indices[0], indices[2], indices[1]]);
         assert_eq!(senders.in_turn(0, at(9)), None, "all are silent");
     }
 }

@@ -23,6 +23,7 @@ pub(super) struct Sessions {
     object_size: u64,
     allowance_halves: u64,
     bytes_without_progress: u64,
+    data_bytes: u64,
     current_seen: Time,
     other_seen: Option<Time>,
 }
@@ -37,6 +38,7 @@ impl Sessions {
             object_size: size.bytes(),
             allowance_halves: ALLOWANCE_HALVES_START,
             bytes_without_progress: 0,
+            data_bytes: 0,
             current_seen: now,
             other_seen: None,
         }
@@ -71,6 +73,7 @@ impl Sessions {
     /// A data packet of the object came. Whether it is one of the description in use.
     pub(super) fn admits(&mut self, now: Time, code: CodeId, tag: SizeTag, payload_size: usize) -> bool {
         self.bytes_without_progress = self.bytes_without_progress.saturating_add(payload_size as u64);
+        self.data_bytes = self.data_bytes.saturating_add(payload_size as u64);
         let current = self.current();
         let admitted = current.code == code && current.symbol_size.tag() == tag;
         if admitted {
@@ -79,6 +82,11 @@ impl Sessions {
             self.other_seen = Some(now);
         }
         admitted
+    }
+
+    /// Payload bytes of all data packets of the object, whoever sent them.
+    pub(super) fn data_bytes(&self) -> u64 {
+        self.data_bytes
     }
 
     /// A block of at least two symbols of the description in use has been verified.
@@ -91,7 +99,7 @@ impl Sessions {
 
     /// Whether to go on to the next description.
     pub(super) fn leads_nowhere(&self, now: Time) -> bool {
-        let used_up = self.bytes_without_progress > (self.object_size / 2).saturating_mul(self.allowance_halves);
+        let used_up = self.bytes_without_progress > self.object_size.saturating_mul(self.allowance_halves) / 2;
         let silent = now.since(self.current_seen) > DESCRIPTION_SILENCE_MAX
             && self.other_seen.is_some_and(|at| now.since(at) < DESCRIPTION_SILENCE_MAX);
         self.entries.len() > 1 && (used_up || silent)

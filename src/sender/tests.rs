@@ -350,3 +350,12 @@ fn all_groups_together_cover_every_block_whatever_their_size() {
         assert_eq!(covered, [true; 20], "{room} bytes");
     }
 }
+
+#[test]
+fn every_pass_carries_each_hashes_packet_twice() {
+    // 33 blocks, H = 3, one symbol of data.
+    let zero: Vec<_> = (0..32).collect();
+    let run = Run::new(content(32 * MIB + 1, &zero), &SenderConfig { passes: Some(1), ..config() });
+    let hashes = run.filter(|(_, outgoing)| matches!(outgoing, Outgoing::Hashes(_))).count();
+    assert!(hashes >= 6, "{hashes}");
+}

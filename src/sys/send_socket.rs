@@ -16,7 +16,7 @@ use super::socket::{self, OptionName};
 use crate::failure::{Exit, Failure};
 
 /// Messages handed to the kernel by one call at most.
-const MESSAGE_COUNT_MAX: usize = 64;
+pub(super) const MESSAGE_COUNT_MAX: usize = 64;
 /// Bytes of the send buffer that are asked for: some bursts wait there while the interface's queue is full.
 const SOCKET_SEND_BUFFER_SIZE: c_int = 4 << 20;
 /// The socket option and control message of GSO.
@@ -143,7 +143,7 @@ impl SendSocket {
 
 /// The arrays that one system call takes, made once.
 #[derive(Debug)]
-struct Batch {
+pub(super) struct Batch {
     headers: Box<[mmsghdr]>,
     vectors: Box<[iovec]>,
     controls: Box<[SegmentControl]>,

@@ -387,11 +387,11 @@ fn any_entries() -> impl Strategy<Value = Vec<ChannelEntry>> {
     let numbers = prop::collection::btree_set(any::<u8>(), 1..=8).prop_map(Vec::from_iter).prop_shuffle();
     let rest = (any_group(), prop_oneof![Just(0), 4096..1u64 << 48], 0u64..1 << 48);
     (numbers, prop::collection::vec(rest, 8)).prop_map(|(numbers, rest)| {
-        let entry = |(place, (number, (group, cycle, rate))): (usize, (u8, (Option<(IpAddr, u16)>, u64, u64)))| {
+        let entry = |(place, (number, (group, cycle, rate)))| {
             let elsewhere = Some((IpAddr::from([239, 0, 0, 1]), 9));
             ChannelEntry {
                 channel: ChannelId(number),
-                group: if place == 0 { group } else { group.or(elsewhere) },
+                group: if place == 0 { group } else { Option::or(group, elsewhere) },
                 cycle_length: if number == 255 { 0 } else { cycle },
                 rate: RateBps::new(rate),
             }

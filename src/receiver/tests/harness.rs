@@ -1,0 +1,243 @@
+//! What the receiver's tests stand on: a real sender of which any packet can be had, and a receiver with its disk, a `Vec`.
+
+use std::sync::Arc;
+
+use super::super::*;
+use crate::digest::{ObjectTree, block_value, zero_block_value};
+use crate::limits::BLOCK_SIZE;
+use crate::manifest::{DisplayName, Members};
+use crate::object::Group;
+use crate::sender::{Outgoing, Pacing, Sender, SenderConfig, Step};
+use crate::types::Position;
+use crate::wire::seal;
+
+pub(super) const MIB: usize = BLOCK_SIZE as usize;
+pub(super) const NO_LIMITS: ReceiverConfig = ReceiverConfig { size_max: u64::MAX, timeout: None, idle_timeout: None };
+
+pub(super) fn at(seconds: u64) -> Time {
+    Time::default().after(Duration::from_secs(seconds))
+}
+
+/// Host `number`; 1 is the true sender.
+pub(super) fn host(number: u8) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, number], 4000))
+}
+
+/// Bytes that differ from block to block, but for the blocks that are all zeroes.
+pub(super) fn content(size: usize, zero_blocks: &[usize]) -> Vec<u8> {
+    (0..size).map(|i| if zero_blocks.contains(&(i / MIB)) { 0 } else { (i * 31 + i / MIB) as u8 | 1 }).collect()
+}
+
+/// A sender with its object, and any packet of it.
+pub(super) struct Source {
+    pub(super) sender: Sender,
+    pub(super) content: Vec<u8>,
+    pub(super) digest: Digest,
+}
+
+impl Source {
+    pub(super) fn new(content: Vec<u8>, symbol_size: u16) -> Self {
+        Self::with_text(content, symbol_size, |_| {})
+    }
+
+    pub(super) fn with_text(content: Vec<u8>, symbol_size: u16, change: impl Fn(&mut Members)) -> Self {
+        let size = ObjectSize::new(content.len() as u64).unwrap();
+        let blocks = (0..).map(BlockIndex).zip(content.chunks(MIB));
+        let values = blocks.map(|(block, bytes)| block_value(size, block, bytes)).collect();
+        let zero = content.chunks(MIB).map(|bytes| bytes.iter().all(|&byte| byte == 0)).collect();
+        let tree = Arc::new(ObjectTree::new(size, values, zero));
+        let digest = tree.digest();
+        let mut members = Members::new(digest, size, DisplayName::new("object.bin").unwrap());
+        change(&mut members);
+        let config = SenderConfig {
+            symbol_size: SymbolSize::new(symbol_size).unwrap(),
+            payload_size_max: u32::from(symbol_size).max(1152),
+            ip_overhead: 28,
+            pacing: Pacing::Unpaced,
+            start_ppm: 0,
+            passes: None,
+            manifest_text: members.manifest().unwrap().to_text().into_bytes(),
+        };
+        Self { sender: Sender::new(tree, &config).unwrap(), content, digest }
+    }
+
+    pub(super) fn packet(&self, outgoing: &Outgoing) -> Vec<u8> {
+        let mut packet = vec![0; self.sender.packet_size(outgoing)];
+        self.sender.compose(outgoing, &self.content, &mut packet);
+        packet
+    }
+
+    pub(super) fn manifest(&self) -> Vec<u8> {
+        self.packet(&Outgoing::Manifest)
+    }
+
+    pub(super) fn data(&self, block: u32, esi: u16) -> Vec<u8> {
+        self.packet(&Outgoing::Data { position: Position::ZERO, block: BlockIndex(block), esi: Esi(esi) })
+    }
+
+    /// The hashes packet of the first sixteen blocks.
+    pub(super) fn hashes(&self) -> Vec<u8> {
+        let group = Group::new(self.sender.key().size.block_count(), BlockIndex(0), 4).unwrap();
+        self.packet(&Outgoing::Hashes(group))
+    }
+
+    pub(super) fn symbol_count(&self, block: u32) -> u16 {
+        self.sender.carousel().layout().source_symbol_count(BlockIndex(block))
+    }
+
+    /// The packets in the order of the sender, from its start.
+    pub(super) fn next(&mut self, now: Time) -> Vec<u8> {
+        match self.sender.poll(now) {
+            Step::Send(outgoing) => self.packet(&outgoing),
+            other => panic!("an unpaced sender always has a packet, not {other:?}"),
+        }
+    }
+}
+
+/// The packet with a change and a right checksum.
+pub(super) fn changed(mut packet: Vec<u8>, change: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
+    change(&mut packet);
+    seal(&mut packet);
+    packet
+}
+
+/// The symbol with other bytes.
+pub(super) fn forged(packet: Vec<u8>) -> Vec<u8> {
+    changed(packet, |bytes| bytes[44] ^= 0x80)
+}
+
+/// A receiver with its disk.
+pub(super) struct Sink {
+    pub(super) receiver: Receiver,
+    pub(super) disk: Vec<u8>,
+    pub(super) is_reused: bool,
+    pub(super) is_committed: bool,
+    pub(super) stores: Vec<Store>,
+    pub(super) notices: Vec<Notice>,
+    pub(super) works: Vec<Work>,
+}
+
+impl Sink {
+    pub(super) fn new() -> Self {
+        Self::with(NO_LIMITS)
+    }
+
+    pub(super) fn with(config: ReceiverConfig) -> Self {
+        let receiver = Receiver::new(Time::default(), config);
+        let (stores, notices, works) = (vec![], vec![], vec![]);
+        Self { receiver, disk: vec![], is_reused: false, is_committed: false, stores, notices, works }
+    }
+
+    /// One that has accepted the source's manifest and can store.
+    pub(super) fn prepared(source: &Source) -> Self {
+        let mut sink = Self::new();
+        assert_eq!(sink.feed(at(0), host(1), &source.manifest()), Verdict::Taken);
+        sink
+    }
+
+    /// Takes a datagram and does all that it leads to.
+    pub(super) fn feed(&mut self, now: Time, from: SocketAddr, datagram: &[u8]) -> Verdict {
+        let verdict = self.take(now, from, datagram);
+        self.run(now);
+        verdict
+    }
+
+    pub(super) fn take(&mut self, now: Time, from: SocketAddr, datagram: &[u8]) -> Verdict {
+        let verdict = self.receiver.handle_datagram(now, from, datagram);
+        if let Verdict::Store(store) = verdict {
+            let start = usize::try_from(store.offset).unwrap();
+            self.disk[start..start + usize::from(store.size)].copy_from_slice(&datagram[44..]);
+            self.stores.push(store);
+            self.receiver.handle_stored(store.block, 1);
+        }
+        verdict
+    }
+
+    /// Timeouts, actions, notices and work, until nothing is left to do.
+    pub(super) fn run(&mut self, now: Time) {
+        self.receiver.handle_timeout(now);
+        while let Some(action) = self.receiver.poll_action() {
+            match action {
+                Action::Prepare { manifest, .. } => {
+                    self.disk.resize(usize::try_from(manifest.size.bytes()).unwrap(), 0);
+                    let early = self.receiver.handle_prepared(now, self.is_reused);
+                    for (from, datagram) in early.datagrams() {
+                        self.take(now, from, datagram);
+                    }
+                }
+                Action::Commit => self.is_committed = true,
+                Action::GiveUp(reason) => panic!("gave up: {reason:?}"),
+            }
+            self.work(now);
+        }
+        self.work(now);
+        self.notices.extend(std::iter::from_fn(|| self.receiver.poll_notice()));
+        if let Some(action) = self.receiver.poll_action() {
+            assert_eq!(action, Action::Commit);
+            self.is_committed = true;
+        }
+    }
+
+    pub(super) fn work(&mut self, now: Time) {
+        while let Some(work) = self.receiver.poll_work() {
+            self.works.push(work);
+            match work {
+                Work::Hash { block, size } => {
+                    let value = block_value(size, block, self.block_bytes(block));
+                    self.receiver.handle_hashed(now, block, Some(value));
+                }
+                Work::HashZeroes { block, size } => {
+                    self.receiver.handle_hashed(now, block, Some(zero_block_value(size, block)));
+                }
+                Work::Clear { block, .. } => {
+                    self.block_bytes(block).fill(0);
+                    self.receiver.handle_cleared(block, true);
+                }
+            }
+        }
+    }
+
+    pub(super) fn block_bytes(&mut self, block: BlockIndex) -> &mut [u8] {
+        self.disk.chunks_mut(MIB).nth(block.0 as usize).unwrap()
+    }
+
+    /// Feeds what the source sends until the object is whole; the number of packets.
+    pub(super) fn complete(&mut self, now: Time, from: SocketAddr, source: &mut Source) -> usize {
+        for count in 0..10_000 {
+            if self.is_committed {
+                assert_eq!(self.disk, source.content);
+                let size = source.content.len() as u64;
+                let progress = self.receiver.progress();
+                assert_eq!((progress.held, progress.blocks_verified), (size, progress.blocks));
+                assert_eq!(self.receiver.missing().count(), 0);
+                return count;
+            }
+            let packet = source.next(now);
+            self.feed(now, from, &packet);
+        }
+        panic!("not complete: {:?}", self.receiver.progress());
+    }
+
+    pub(super) fn feed_block(&mut self, now: Time, from: SocketAddr, source: &Source, block: u32) {
+        (0..source.symbol_count(block)).for_each(|esi| {
+            self.feed(now, from, &source.data(block, esi));
+        });
+    }
+
+    /// Feeds a datagram that must be dropped for `reason`, which must change nothing but its counter.
+    pub(super) fn drops(&mut self, from: SocketAddr, datagram: &[u8], reason: DropReason) {
+        let mut expected = self.receiver.counts().clone();
+        expected.datagrams += 1;
+        expected.bytes += datagram.len() as u64;
+        expected.drop(reason);
+        let (progress, stores) = (self.receiver.progress(), self.stores.len());
+        let manifest = self.receiver.manifest().cloned();
+        let missing: Vec<_> = self.receiver.missing().collect();
+        assert_eq!(self.take(at(0), from, datagram), Verdict::Dropped(reason));
+        assert_eq!(self.receiver.counts(), &expected, "{}", reason.name());
+        assert_eq!((self.receiver.progress(), self.stores.len()), (progress, stores));
+        assert_eq!(self.receiver.manifest().cloned(), manifest);
+        assert!(self.receiver.missing().eq(missing));
+        assert_eq!((self.receiver.poll_work(), self.receiver.poll_action()), (None, None));
+    }
+}

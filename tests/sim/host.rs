@@ -1,0 +1,414 @@
+//! The host of one receiver: does what `drive` does around the machine, on a disk that misbehaves, and checks after every event
+//! that the machine keeps its promises.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use iotupd::digest::{block_value, zero_block_value};
+use iotupd::limits::{HEADER_SIZE, SENDER_COUNT_MAX, WAITING_SIZE_MAX};
+use iotupd::object::block_size;
+use iotupd::receiver::{Action, Counts, GiveUp, Notice, Receiver, ReceiverConfig, SenderEntry, Store, Verdict, Work};
+use iotupd::types::{BlockIndex, Esi, ObjectSize, Time};
+
+use crate::disk::{Disk, DiskPlan};
+use crate::network::Faults;
+use crate::random::Random;
+use crate::truth::Truth;
+
+/// One receiver and everything that happens to it.
+#[derive(Clone, Debug)]
+pub(crate) struct HostPlan {
+    pub(crate) join: Time,
+    pub(crate) faults: Faults,
+    pub(crate) disk: DiskPlan,
+    pub(crate) config: ReceiverConfig,
+    /// When it leaves the group, and for how long.
+    pub(crate) absences: Vec<(Time, Duration)>,
+    pub(crate) crashes: Vec<Crash>,
+}
+
+/// The receiver stops in the middle of whatever it does, and starts again on what the disk holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Crash {
+    pub(crate) at: Time,
+    pub(crate) down: Duration,
+    /// What was not flushed is lost or torn.
+    pub(crate) loses_power: bool,
+}
+
+/// What happens on a host at some time to come.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum HostEvent {
+    Boot,
+    Crash(Crash),
+    Timer,
+    Prepared,
+    Stored(BlockIndex),
+    Worked(Work),
+}
+
+/// What became of a receiver.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Outcome {
+    Unfinished,
+    Committed(Time),
+    GaveUp(GiveUp, Time),
+}
+
+#[derive(Debug)]
+struct PendingStore {
+    esi: Esi,
+    offset: u64,
+    payload: Vec<u8>,
+}
+
+/// What a machine has been told and has told, from its start to its end.
+#[derive(Debug)]
+struct Life {
+    machine: Receiver,
+    truth: Option<Arc<Truth>>,
+    is_prepared: bool,
+    verified: Vec<bool>,
+    verified_count: u32,
+    busy: Vec<bool>,
+    under_way: usize,
+    pending: BTreeMap<BlockIndex, Vec<PendingStore>>,
+    timer_at: Option<Time>,
+}
+
+/// The host.
+pub(crate) struct Host {
+    /// Precedes every message: which run, which host.
+    label: String,
+    plan: HostPlan,
+    truths: Vec<Arc<Truth>>,
+    random: Random,
+    disk: Disk,
+    life: Option<Life>,
+    /// Which machine it is: completions for an earlier one are void.
+    pub(crate) life_count: u32,
+    pub(crate) outcome: Outcome,
+    pub(crate) sessions_changed: u32,
+    pub(crate) last_counts: Counts,
+    pub(crate) last_senders: Vec<SenderEntry>,
+    /// Events to come, for the world to take.
+    pub(crate) outbox: Vec<(Time, HostEvent)>,
+}
+
+impl Host {
+    /// A host that knows all `truths`, the first of which is what its disk may hold from before.
+    pub(crate) fn new(label: String, plan: HostPlan, truths: Vec<Arc<Truth>>, mut random: Random) -> Self {
+        let can_lose_power = plan.crashes.iter().any(|crash| crash.loses_power);
+        let disk = Disk::new(&plan.disk, &truths[0].bytes, can_lose_power, random.fork());
+        let mut outbox = vec![(plan.join, HostEvent::Boot)];
+        outbox.extend(plan.crashes.iter().map(|&crash| (crash.at, HostEvent::Crash(crash))));
+        Self {
+            label,
+            plan,
+            truths,
+            random,
+            disk,
+            life: None,
+            life_count: 0,
+            outcome: Outcome::Unfinished,
+            sessions_changed: 0,
+            last_counts: Counts::default(),
+            last_senders: Vec::new(),
+            outbox,
+        }
+    }
+
+    /// Whether packets that arrive at `now` find anybody.
+    pub(crate) fn listens(&self, now: Time) -> bool {
+        let is_away = |&(from, span): &(Time, Duration)| from <= now && now < from.after(span);
+        self.life.is_some() && !self.plan.absences.iter().any(is_away)
+    }
+
+    pub(crate) fn datagram(&mut self, now: Time, from: SocketAddr, datagram: &[u8]) {
+        if self.listens(now) {
+            self.judge(now, from, datagram);
+            self.settle(now);
+        }
+    }
+
+    fn judge(&mut self, now: Time, from: SocketAddr, datagram: &[u8]) {
+        let Some(life) = &mut self.life else { return };
+        if let Verdict::Store(store) = life.machine.handle_datagram(now, from, datagram) {
+            self.store(now, store, &datagram[HEADER_SIZE..]);
+        }
+    }
+
+    /// Something that was to happen happens now.
+    pub(crate) fn event(&mut self, now: Time, life_count: u32, event: HostEvent) {
+        match event {
+            HostEvent::Boot => self.boot(now),
+            HostEvent::Crash(crash) => self.crash(now, crash),
+            _ if life_count != self.life_count => {}
+            HostEvent::Timer => {
+                if let Some(life) = &mut self.life {
+                    life.timer_at = None;
+                }
+            }
+            HostEvent::Prepared => self.prepared(now),
+            HostEvent::Stored(block) => self.complete_stores(block),
+            HostEvent::Worked(work) => self.worked(now, work),
+        }
+        self.settle(now);
+    }
+
+    fn boot(&mut self, now: Time) {
+        if self.outcome != Outcome::Unfinished || self.life.is_some() {
+            return;
+        }
+        self.life_count += 1;
+        self.life = Some(Life {
+            machine: Receiver::new(now, self.plan.config),
+            truth: None,
+            is_prepared: false,
+            verified: Vec::new(),
+            verified_count: 0,
+            busy: Vec::new(),
+            under_way: 0,
+            pending: BTreeMap::new(),
+            timer_at: None,
+        });
+    }
+
+    fn crash(&mut self, now: Time, crash: Crash) {
+        let Some(life) = self.life.take() else { return };
+        // Stores under way may have been done, or in part, or not at all.
+        for store in life.pending.into_values().flatten() {
+            let done = self.random.index(store.payload.len() + 1);
+            self.disk.write(store.offset, &store.payload[..done]);
+        }
+        if crash.loses_power {
+            self.disk.lose_power();
+        }
+        self.life_count += 1;
+        self.outbox.push((now.after(crash.down), HostEvent::Boot));
+    }
+
+    fn prepared(&mut self, now: Time) {
+        let Some(life) = &mut self.life else { return };
+        let truth = life.truth.as_ref().expect("a manifest was accepted");
+        let reused = self.disk.prepare(truth.size().bytes());
+        life.is_prepared = true;
+        let waiting = life.machine.handle_prepared(now, reused);
+        let waiting_size: usize = waiting.datagrams().map(|(_, datagram)| datagram.len()).sum();
+        assert!(waiting_size <= WAITING_SIZE_MAX, "{}: {waiting_size} bytes were kept", self.label);
+        for (from, datagram) in waiting.datagrams() {
+            self.judge(now, from, datagram);
+            self.settle(now);
+        }
+    }
+
+    fn store(&mut self, now: Time, store: Store, payload: &[u8]) {
+        let label = &self.label;
+        let life = self.life.as_mut().expect("a machine asked for it");
+        assert!(life.is_prepared, "{label}: a store before the file was prepared");
+        let truth = life.truth.as_ref().expect("a manifest was accepted");
+        let first = store.block.offset();
+        let end = first + u64::from(block_size(truth.size(), store.block));
+        let is_inside = store.offset >= first && store.offset + u64::from(store.size) <= end;
+        assert!(is_inside && payload.len() == usize::from(store.size), "{label}: a store outside its block: {store:?}");
+        assert!(!life.verified[store.block.0 as usize], "{label}: a store into verified block {}", store.block);
+        assert!(!life.busy[store.block.0 as usize], "{label}: a store into block {} while it is read", store.block);
+        let pending = life.pending.entry(store.block).or_default();
+        let is_first = pending.is_empty();
+        pending.push(PendingStore { esi: store.esi, offset: store.offset, payload: payload.to_vec() });
+        if self.plan.disk.store_time == Duration::ZERO {
+            self.complete_stores(store.block);
+        } else if is_first {
+            let at = now.after(self.random.span(self.plan.disk.store_time));
+            self.outbox.push((at, HostEvent::Stored(store.block)));
+        }
+    }
+
+    /// All stores of a block that are under way end, well or not.
+    fn complete_stores(&mut self, block: BlockIndex) {
+        let Some(life) = &mut self.life else { return };
+        let mut stored = 0;
+        for store in life.pending.remove(&block).unwrap_or_default() {
+            if self.random.chance(self.plan.disk.store_failure) {
+                self.disk.write(store.offset, &store.payload[..store.payload.len() / 2]);
+                life.machine.handle_store_failed(block, store.esi);
+            } else {
+                self.disk.write(store.offset, &store.payload);
+                stored += 1;
+            }
+        }
+        if stored > 0 {
+            life.machine.handle_stored(block, stored);
+        }
+    }
+
+    /// Does everything that the machine asks for, until it asks for nothing that can be done now.
+    fn settle(&mut self, now: Time) {
+        if self.life.is_none() {
+            return;
+        }
+        self.do_work(now);
+        self.take_time(now);
+        self.drain_notices();
+        self.check();
+        self.act(now);
+        self.set_timer();
+    }
+
+    fn take_time(&mut self, now: Time) {
+        let Some(life) = &mut self.life else { return };
+        life.machine.handle_timeout(now);
+        let due = life.machine.poll_timeout();
+        assert!(
+            due.is_none_or(|due| due > now),
+            "{}: at {now:?} the timer is due at {due:?} again and again",
+            self.label
+        );
+    }
+
+    fn do_work(&mut self, now: Time) {
+        loop {
+            let Some(life) = &mut self.life else { return };
+            if life.under_way == self.plan.disk.worker_count {
+                return;
+            }
+            let Some(work) = life.machine.poll_work() else { return };
+            let (block, _) = target(work);
+            let busy = &mut life.busy[block.0 as usize];
+            assert!(!*busy && !life.pending.contains_key(&block), "{}: {work:?} is asked for too early", self.label);
+            assert!(!life.verified[block.0 as usize], "{}: {work:?} of a verified block", self.label);
+            *busy = true;
+            life.under_way += 1;
+            if self.plan.disk.work_time == Duration::ZERO {
+                self.worked(now, work);
+            } else {
+                let at = now.after(self.random.span(self.plan.disk.work_time));
+                self.outbox.push((at, HostEvent::Worked(work)));
+            }
+        }
+    }
+
+    fn worked(&mut self, now: Time, work: Work) {
+        let Some(life) = &mut self.life else { return };
+        let (block, size) = target(work);
+        life.busy[block.0 as usize] = false;
+        life.under_way -= 1;
+        let start = block.offset() as usize;
+        let end = start + block_size(size, block) as usize;
+        let fails = self.random.chance(self.plan.disk.work_failure);
+        match work {
+            Work::Hash { .. } => {
+                let value = (!fails).then(|| block_value(size, block, &self.disk.bytes()[start..end]));
+                life.machine.handle_hashed(now, block, value);
+            }
+            Work::HashZeroes { .. } => {
+                // Reads nothing, so that it cannot fail.
+                life.machine.handle_hashed(now, block, Some(zero_block_value(size, block)));
+            }
+            Work::Clear { .. } => {
+                let cleared = if fails { start..start + (end - start) / 2 } else { start..end };
+                self.disk.clear(cleared);
+                life.machine.handle_cleared(block, !fails);
+            }
+        }
+    }
+
+    fn act(&mut self, now: Time) {
+        let Some(life) = &mut self.life else { return };
+        match life.machine.poll_action() {
+            None => {}
+            Some(Action::Prepare { manifest, .. }) => {
+                let known = self.truths.iter().find(|truth| truth.key() == manifest.key());
+                let truth = known.unwrap_or_else(|| panic!("{}: accepted what nobody sends", self.label));
+                let block_count = truth.size().block_count() as usize;
+                life.truth = Some(Arc::clone(truth));
+                life.verified = vec![false; block_count];
+                life.busy = vec![false; block_count];
+                let at = now.after(self.plan.disk.prepare_time);
+                self.outbox.push((at, HostEvent::Prepared));
+            }
+            Some(Action::Commit) => {
+                let truth = life.truth.as_ref().expect("a manifest was accepted");
+                assert!(life.is_prepared, "{}: committed before the file was prepared", self.label);
+                assert!(self.disk.bytes() == truth.bytes, "{}: committed other bytes than were sent", self.label);
+                let manifest = life.machine.manifest().expect("a manifest was accepted");
+                assert_eq!(manifest.digest, truth.tree.digest(), "{}: committed a false digest", self.label);
+                assert_eq!(life.machine.poll_timeout(), None, "{}: a timer after the end", self.label);
+                self.finish(Outcome::Committed(now));
+            }
+            Some(Action::GiveUp(reason)) => self.finish(Outcome::GaveUp(reason, now)),
+        }
+    }
+
+    fn finish(&mut self, outcome: Outcome) {
+        self.outcome = outcome;
+        self.remember_last();
+        self.life = None;
+        self.life_count += 1;
+    }
+
+    /// Keeps what the machine has counted for the report.
+    pub(crate) fn remember_last(&mut self) {
+        if let Some(life) = &self.life {
+            self.last_counts = life.machine.counts().clone();
+            self.last_senders = life.machine.senders().to_vec();
+        }
+    }
+
+    fn drain_notices(&mut self) {
+        let Some(life) = &mut self.life else { return };
+        while let Some(notice) = life.machine.poll_notice() {
+            if let Notice::SessionChanged(_) = notice {
+                self.sessions_changed += 1;
+            }
+        }
+    }
+
+    fn check(&mut self) {
+        let Some(life) = &mut self.life else { return };
+        let label = &self.label;
+        assert!(life.machine.senders().len() <= SENDER_COUNT_MAX, "{label}: too many streams");
+        let progress = life.machine.progress();
+        assert!(progress.held <= progress.size, "{label}: holds more than there is: {progress:?}");
+        assert!(progress.blocks_verified >= life.verified_count, "{label}: fewer blocks are verified than before");
+        if progress.blocks_verified == life.verified_count {
+            return;
+        }
+        life.verified_count = progress.blocks_verified;
+        let truth = life.truth.as_ref().expect("a manifest was accepted");
+        let missing: Vec<_> = life.machine.missing().collect();
+        for (block, was_verified) in (0..).map(BlockIndex).zip(&mut life.verified) {
+            let is_missing = missing.iter().any(|&(from, to)| (from..to).contains(&block.offset()));
+            if is_missing {
+                assert!(!*was_verified, "{label}: block {block} was verified and is not any more");
+                continue;
+            }
+            let start = block.offset() as usize;
+            let range = start..start + block_size(truth.size(), block) as usize;
+            assert!(
+                self.disk.bytes()[range.clone()] == truth.bytes[range],
+                "{label}: block {block} is called verified, but is wrong"
+            );
+            *was_verified = true;
+        }
+        let count = life.verified.iter().filter(|&&verified| verified).count();
+        assert_eq!(count, progress.blocks_verified as usize, "{label}: verified blocks do not add up");
+    }
+
+    fn set_timer(&mut self) {
+        let Some(life) = &mut self.life else { return };
+        let Some(due) = life.machine.poll_timeout() else { return };
+        if life.timer_at.is_none_or(|at| due < at) {
+            life.timer_at = Some(due);
+            self.outbox.push((due, HostEvent::Timer));
+        }
+    }
+}
+
+fn target(work: Work) -> (BlockIndex, ObjectSize) {
+    match work {
+        Work::Hash { block, size } | Work::HashZeroes { block, size } | Work::Clear { block, size } => (block, size),
+    }
+}

@@ -1,0 +1,74 @@
+//! The objects that are sent, and what is true of them.
+
+use std::fmt;
+use std::sync::Arc;
+
+use iotupd::digest::{ObjectTree, block_value};
+use iotupd::limits::BLOCK_SIZE;
+use iotupd::manifest::{DisplayName, Members};
+use iotupd::object::Layout;
+use iotupd::types::{BlockIndex, Digest, ObjectKey, ObjectSize, SymbolSize};
+
+use crate::random::{Ppm, Random};
+
+/// One object.
+pub(crate) struct Truth {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) tree: Arc<ObjectTree>,
+    pub(crate) text: Vec<u8>,
+}
+
+impl Truth {
+    pub(crate) fn new(bytes: Vec<u8>) -> Arc<Self> {
+        let size = ObjectSize::new(bytes.len() as u64).expect("small enough");
+        let blocks: Vec<_> = bytes.chunks(BLOCK_SIZE as usize).collect();
+        let values = blocks.iter().zip(0..).map(|(block, index)| block_value(size, BlockIndex(index), block)).collect();
+        let zero = blocks.iter().map(|block| block.iter().all(|&byte| byte == 0)).collect();
+        let tree = Arc::new(ObjectTree::new(size, values, zero));
+        let text = text(tree.digest(), size);
+        Arc::new(Self { bytes, tree, text })
+    }
+
+    /// An object of so many random bytes, with so many of its blocks zero.
+    pub(crate) fn random(random: &mut Random, size: u64, zero: Ppm) -> Arc<Self> {
+        let mut bytes = vec![0; size as usize];
+        for block in bytes.chunks_mut(BLOCK_SIZE as usize) {
+            if !random.chance(zero) {
+                random.fill(block);
+            }
+        }
+        Self::new(bytes)
+    }
+
+    pub(crate) fn size(&self) -> ObjectSize {
+        self.tree.size()
+    }
+
+    pub(crate) fn key(&self) -> ObjectKey {
+        ObjectKey { id: self.tree.digest().object_id(), size: self.size() }
+    }
+
+    /// The data packets of a round, and their bytes at IP level.
+    pub(crate) fn round(&self, symbol_size: SymbolSize, overhead: u64) -> (u64, u64) {
+        let layout = Layout::new(self.size(), symbol_size);
+        let sent = (0..layout.block_count()).map(BlockIndex).filter(|&block| !self.tree.is_zero(block));
+        sent.fold((0, 0), |(packets, bytes), block| {
+            let count = u64::from(layout.source_symbol_count(block));
+            (packets + count, bytes + u64::from(layout.block_size(block)) + count * overhead)
+        })
+    }
+}
+
+impl fmt::Debug for Truth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let zero_count = (0..self.size().block_count()).filter(|&block| self.tree.is_zero(BlockIndex(block))).count();
+        write!(f, "{} bytes, {zero_count} zero blocks", self.bytes.len())
+    }
+}
+
+/// The canonical text of a manifest that says this.
+pub(crate) fn text(digest: Digest, size: ObjectSize) -> Vec<u8> {
+    let name = DisplayName::new("object").expect("a name");
+    let manifest = Members::new(digest, size, name).manifest().expect("a manifest that no rule refuses");
+    manifest.to_text().into_bytes()
+}
