@@ -77,8 +77,6 @@ pub const WAITING_SIZE_MAX: usize = 8 << 20;
 pub const SENDER_COUNT_MAX: usize = 64;
 /// Descriptions (symbol size and code) that a receiver remembers.
 pub const DESCRIPTION_COUNT_MAX: usize = 4;
-/// Blocks that wait for or are in verification at most, beyond which symbols that complete a block are not taken.
-pub const VERIFY_QUEUE_MAX: usize = 64;
 /// The accepted object has been silent so long, while another lives: give up.
 pub const OBJECT_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// The locked description has been silent so long, while another's packets come: try that one.
