@@ -20,15 +20,15 @@ use serde_json::Value;
 
 use crate::files::{Content, MIB, make};
 use crate::lab::{Family, Host, Lab, whole_machine};
-use crate::run::{Process, Program, count, cpu_seconds, figure, number, receive};
+use crate::run::{PATIENCE, Process, Program, count, cpu_seconds, figure, number, receive};
 
 const RATE: &str = "100M";
 /// What the server sends in a second at that rate: IP packets of 1480 bytes, and a few shorter ones.
 const PACKET_RATE: u32 = 8_563;
 const SETTLE: Duration = Duration::from_millis(1500);
-/// How many of the server's seconds are measured.
-const WINDOW_SECONDS: f64 = 3.0;
-/// The packets per second may differ by so much: the account is taken once a second, not at the exact moment.
+/// How many seconds are measured.
+const WINDOW_SECONDS: usize = 5;
+/// The packets per second may differ by so much: a burst may fall before or after a report.
 const TOLERANCE: f64 = 0.01;
 /// Sends datagrams at an absolute schedule: group, interface's address, packets per second.
 const PLAIN_SENDER: &str = "
@@ -106,7 +106,7 @@ fn measure(sending: Sending, receiver_count: u32) -> Cost {
         lab.forward_on_second_processor(&host);
     }
     // More than is sent before it is over, so that no receiver completes and leaves.
-    let source = make(&lab, "source", Content::Random { size: 128 * MIB, seed: 1 });
+    let source = make(&lab, "source", Content::Random { size: 160 * MIB, seed: 1 });
     let receivers: Vec<Process> = (0..receiver_count)
         .map(|index| {
             let host = lab.host();
@@ -122,38 +122,43 @@ fn measure(sending: Sending, receiver_count: u32) -> Cost {
     }
 }
 
-/// The server on the first processor, measured from one of its own reports to another.
+/// The server on the first processor, over some of its own reports, of which it makes one a second.
 fn measure_server(lab: &Lab, host: &Host, source: &Path) -> Cost {
     let mut command = host.command("taskset");
     command.args(["-c", "0", Program::Server.path(), "--json", "-i", "eth0", "--rate", RATE, "--cache-dir"]);
     let server = Process::spawn(command.arg(lab.path("cache")).arg(source).arg(Family::V4.group()));
     let _ = server.wait_for_event("sending");
     std::thread::sleep(SETTLE);
-    let first = next_status(&server);
+    let first = server.events("status").len();
+    let last = first + WINDOW_SECONDS;
     let before = cpu_seconds(server.pid());
-    let until = number(&first, "seconds") + WINDOW_SECONDS - 0.5;
-    let _ = server.wait_for("the end of the window", |event| is_status(event) && number(event, "seconds") >= until);
-    let after = cpu_seconds(server.pid());
-    let last = server.latest("status").expect("there was one");
-    let packets = |status: &Value| (count(status, "data") + count(status, "manifest") + count(status, "hashes")) as f64;
-    let seconds = number(&last, "seconds") - number(&first, "seconds");
-    let lost = number(&last, "lost_seconds") - number(&first, "lost_seconds");
+    let start = Instant::now();
+    while server.events("status").len() <= last {
+        assert!(start.elapsed() < PATIENCE, "no report each second");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (after, seconds) = (cpu_seconds(server.pid()), start.elapsed().as_secs_f64());
+    let window = &server.events("status")[first..=last];
+    let lost = number(&window[WINDOW_SECONDS], "lost_seconds") - number(&window[0], "lost_seconds");
     Cost {
-        packets: (packets(&last) - packets(&first)) / (seconds - lost),
+        packets: median_rate(window),
         lost_share: lost / seconds,
         user: (after.0 - before.0) / seconds,
         system: (after.1 - before.1) / seconds,
     }
 }
 
-fn is_status(event: &Value) -> bool {
-    event["event"] == "status"
-}
-
-/// The next report, at the moment it is made.
-fn next_status(server: &Process) -> Value {
-    let known = server.latest("status").map_or(0.0, |status| number(&status, "seconds"));
-    server.wait_for("status", |event| is_status(event) && number(event, "seconds") > known)
+/// Packets per second between neighbouring reports, without the time that the server says it has lost. It is the median, because
+/// a report that comes just after the machine has stood still has not yet counted that time as lost.
+fn median_rate(window: &[Value]) -> f64 {
+    let packets = |status: &Value| (count(status, "data") + count(status, "manifest") + count(status, "hashes")) as f64;
+    let working = |status: &Value| number(status, "seconds") - number(status, "lost_seconds");
+    let mut rates: Vec<f64> = window
+        .windows(2)
+        .map(|pair| (packets(&pair[1]) - packets(&pair[0])) / (working(&pair[1]) - working(&pair[0])))
+        .collect();
+    rates.sort_by(f64::total_cmp);
+    rates[rates.len() / 2]
 }
 
 fn measure_plain_sender(host: &Host) -> Cost {
@@ -162,7 +167,7 @@ fn measure_plain_sender(host: &Host) -> Cost {
     let sender = Process::spawn(command.arg(PACKET_RATE.to_string()).stdin(Stdio::null()));
     let _ = sender.wait_for("its first second", |line| line == "settled");
     let (packets, before, start) = (sent_packets(sender.pid()), cpu_seconds(sender.pid()), Instant::now());
-    std::thread::sleep(Duration::from_secs_f64(WINDOW_SECONDS));
+    std::thread::sleep(Duration::from_secs(WINDOW_SECONDS as u64));
     let (sent, after, seconds) = (sent_packets(sender.pid()), cpu_seconds(sender.pid()), start.elapsed().as_secs_f64());
     Cost {
         packets: (sent - packets) as f64 / seconds,

@@ -166,10 +166,10 @@ impl Process {
         self.wait_for(event, |value| value["event"] == event)
     }
 
-    /// The last event of this name so far.
-    pub(crate) fn latest(&self, event: &str) -> Option<Value> {
+    /// The events of this name so far.
+    pub(crate) fn events(&self, event: &str) -> Vec<Value> {
         let log = self.log.0.lock().expect("no reader panics");
-        log.events.iter().rfind(|value| value["event"] == event).cloned()
+        log.events.iter().filter(|value| value["event"] == event).cloned().collect()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -134,6 +134,21 @@ fn check_end(receiver: &Ended, server: &Process, copy: &Path) {
     assert!(!part_of(copy).exists(), "the partial file has been renamed");
 }
 
+#[test]
+#[ignore = "moves 5 GiB and takes a minute: run by scripts/measure"]
+fn full_file_of_5_gib_arrives_in_little_memory() {
+    let _alone = whole_machine();
+    let mut lab = Lab::new();
+    let source = make(&lab, "source", Content::Random { size: 5 * 1024 * MIB, seed: 1 });
+    let (server, ended) = serve_to_all(&mut lab, Family::V4, 1, &source, "1500M");
+    check_end(&ended[0], &server, &lab.path("copy0"));
+    assert_same(&lab.path("copy0"), &source);
+    let seconds = number(ended[0].end(), "transfer_seconds");
+    figure("5 GiB full at 1500 Mbit/s", &format!("{seconds:.2} s"), "-");
+    check_memory(&ended[0], "receiver of a full file", Family::V4);
+    check_memory(&server.terminate(), "sender of a full file", Family::V4);
+}
+
 fn check_memory(ended: &Ended, who: &str, family: Family) {
     let memory = ended.memory;
     let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / MIB as f64);
@@ -158,12 +173,12 @@ fn receiver_that_joins_at_30_percent_needs_no_more_than_1_03_passes() {
     let end = receiver.completed();
     assert_same(&lab.path("copy"), &source);
 
-    // The server's own account says how long a pass takes, so that nothing is assumed about its pacing but what it says itself:
-    // the time that a busy machine took from it is no part of a pass.
+    // The symbols are the measure. Time is the other one, in passes as the server's own account says they take; the time that a
+    // busy machine took from the server, by the same account, is allowed for.
     let ended = server.terminate();
     let lost_seconds = number(ended.end(), "lost_seconds");
     let pass_seconds = (number(ended.end(), "seconds") - lost_seconds) / number(ended.end(), "passes");
-    let passes = (number(end, "transfer_seconds") - lost_seconds) / pass_seconds;
+    let passes = number(end, "transfer_seconds") / pass_seconds;
     let symbols = senders(end).iter().map(|sender| count(sender, "received")).sum::<u64>() as f64;
     let passes_of_symbols = symbols / count(ended.first("sending"), "round_length") as f64;
     let start = number(&joined, "passes");
@@ -174,7 +189,8 @@ fn receiver_that_joins_at_30_percent_needs_no_more_than_1_03_passes() {
     );
     assert!(senders(end).iter().all(|sender| count(sender, "lost") == 0), "nothing was lost: {:?}", senders(end));
     assert!((0.2..0.5).contains(&start), "the receiver was to join at about 30 %, not {start}");
-    assert!(passes <= 1.03 && passes_of_symbols <= 1.03, "{passes} passes by time, {passes_of_symbols} by symbols");
+    assert!(passes_of_symbols <= 1.03, "{passes_of_symbols} passes by symbols");
+    assert!(passes <= 1.03 + lost_seconds / pass_seconds, "{passes} passes by time, {lost_seconds} s lost");
 }
 
 #[test]
