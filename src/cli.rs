@@ -22,6 +22,9 @@ use units::{parse_bytes, parse_duration, parse_packet_delay, parse_percent, pars
 /// The smallest MTU with room for the smallest symbol behind IPv6, UDP and packet headers.
 const MTU_MIN: i64 = 92 + 512;
 
+const GROUP_HELP: &str = "The multicast group: 239.1.2.3, 239.1.2.3:4242, ff12::42, [ff12::42]:4242 or [ff12::42%eth0]:4242 \
+    (default port 4242)";
+
 const EXIT_CODES: &str = "\
 Exit codes: 0 complete, 64 usage, 65 bad data, 66 input missing or unreadable, 69 no source or nothing received, \
 73 cannot create, 74 input/output error, 75 incomplete (run again to resume), 77 not authentic, 130 interrupted, 143 terminated";
@@ -34,8 +37,8 @@ Exit codes: 0 complete, 64 usage, 65 bad data, 66 input missing or unreadable, 6
 pub struct ServerArgs {
     /// The file to send
     pub file: PathBuf,
-    /// The multicast group: 239.1.2.3, 239.1.2.3:4242, ff12::42, [ff12::42]:4242 or [ff12::42%eth0]:4242 (default port 4242)
-    #[arg(value_parser = group::parse)]
+    /// The multicast group and port, and for IPv6 perhaps the interface
+    #[arg(value_parser = group::parse, help = GROUP_HELP)]
     pub group: GroupArg,
     /// The network interface, by name, number or address (default: the only one that can multicast)
     #[arg(short, long, value_name = "IF")]
@@ -117,8 +120,8 @@ impl ServerArgs {
 pub struct ReceiverArgs {
     /// Where to write the file; an existing one is replaced when the new one is complete and verified
     pub file: PathBuf,
-    /// The multicast group: 239.1.2.3, 239.1.2.3:4242, ff12::42, [ff12::42]:4242 or [ff12::42%eth0]:4242 (default port 4242)
-    #[arg(value_parser = group::parse)]
+    /// The multicast group and port, and for IPv6 perhaps the interface
+    #[arg(value_parser = group::parse, help = GROUP_HELP)]
     pub group: GroupArg,
     /// The network interface, by name, number or address (default: the only one that can multicast)
     #[arg(short, long, value_name = "IF")]
