@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use group::GroupArg;
 pub use units::{ByteCount, Percent, RateArg};
@@ -64,12 +64,26 @@ pub struct ServerArgs {
     /// The source address (default: the interface's)
     #[arg(long, value_name = "ADDR")]
     pub bind_addr: Option<IpAddr>,
+    /// How to hand packets to the kernel (auto: io_uring where it may be used)
+    #[arg(long, value_name = "ENGINE", value_enum, default_value_t = EngineArg::Auto)]
+    pub engine: EngineArg,
     /// Where to keep digests of files, so that they need not be read again (default: the user's cache folder)
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
     /// Print events as JSON, one object a line, on standard output
     #[arg(long)]
     pub json: bool,
+}
+
+/// How a server hands packets to the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum EngineArg {
+    /// io_uring where it may be used, else sendmmsg
+    Auto,
+    /// io_uring or nothing
+    Uring,
+    /// sendmmsg
+    Sendmmsg,
 }
 
 /// How fast a server was asked to send.

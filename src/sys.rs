@@ -10,6 +10,8 @@ pub mod interface;
 #[allow(unsafe_code)]
 pub mod receive_socket;
 #[allow(unsafe_code)]
+pub mod scratch;
+#[allow(unsafe_code)]
 pub mod send_socket;
 #[allow(unsafe_code)]
 pub mod signals;
@@ -19,10 +21,14 @@ mod socket;
 pub mod source_file;
 #[allow(unsafe_code)]
 pub mod target;
+#[allow(unsafe_code)]
+pub mod uring_socket;
 
 pub use interface::Interface;
 pub use receive_socket::{ReceiveOptions, ReceiveSocket};
+pub use scratch::Scratch;
 pub use send_socket::{Message, SendOptions, SendSocket};
 pub use signals::StopSignal;
 pub use source_file::{FileIdentity, SourceFile, SourceMap};
 pub use target::Target;
+pub use uring_socket::UringSocket;

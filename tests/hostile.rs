@@ -139,7 +139,7 @@ fn data_at(sender: &Sender, position: u64) -> Outgoing {
 
 fn packet(sender: &Sender, content: &[u8], outgoing: &Outgoing) -> Vec<u8> {
     let mut packet = vec![0; sender.packet_size(outgoing)];
-    sender.compose(outgoing, content, &mut packet);
+    sender.compose(outgoing, content, &[], &mut packet);
     packet
 }
 

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use iotupd::cli::{PacingArg, Parsed, RateArg, ServerArgs, parse};
+use iotupd::cli::{EngineArg, PacingArg, Parsed, RateArg, ServerArgs, parse};
 use iotupd::drive::Report;
-use iotupd::drive::serve::{ServeOptions, serve};
+use iotupd::drive::serve::{EngineChoice, ServeOptions, serve};
 use iotupd::failure::{Exit, Failure};
 use iotupd::sender::Pacing;
 
@@ -37,6 +37,11 @@ fn run() -> Result<Exit, Failure> {
         mtu: args.mtu,
         hops: args.hops,
         bind_addr: args.bind_addr,
+        engine: match args.engine {
+            EngineArg::Auto => EngineChoice::Auto,
+            EngineArg::Uring => EngineChoice::Uring,
+            EngineArg::Sendmmsg => EngineChoice::Sendmmsg,
+        },
         cache_dir: args.cache_dir,
     };
     serve(&options, &mut Report::new(PROGRAM, args.json))

@@ -8,7 +8,7 @@ use crate::sys::Message;
 /// the cache of one core.
 const BUFFER_SIZE: usize = 2 * 65_536;
 /// Messages of one burst at most: what the socket takes at once.
-const MESSAGE_COUNT_MAX: usize = 64;
+pub(super) const MESSAGE_COUNT_MAX: usize = 64;
 
 /// A burst that is being composed, or sent.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(super) struct Burst {
 impl Burst {
     pub(super) fn new(gso: bool) -> Self {
         Self {
-            buffer: vec![0; BUFFER_SIZE].into_boxed_slice(),
+            buffer: Self::new_buffer(),
             used: 0,
             messages: Vec::with_capacity(MESSAGE_COUNT_MAX),
             segment_counts: Vec::with_capacity(MESSAGE_COUNT_MAX),
@@ -73,17 +73,24 @@ impl Burst {
         &self.messages
     }
 
-    /// The kernel refuses GSO: from now on every packet is a message, those from message `sent` on of this burst included.
-    pub(super) fn give_up_gso(&mut self, sent: usize) {
-        self.gso = false;
-        let rest = self.messages.split_off(sent);
-        for message in rest {
-            let end = message.start + message.size;
-            for start in (message.start..end).step_by(message.segment_size) {
-                let size = message.segment_size.min(end - start);
-                self.messages.push(Message { start, size, segment_size: size });
-            }
-        }
+    /// A buffer for [`put_buffer`](Self::put_buffer).
+    pub(super) fn new_buffer() -> Box<[u8]> {
+        vec![0; BUFFER_SIZE].into_boxed_slice()
+    }
+
+    /// Whether neighbours may share a message from now on.
+    pub(super) fn set_gso(&mut self, gso: bool) {
+        self.gso = gso;
+    }
+
+    /// Takes the buffer away, for an engine that keeps it while it sends. The messages stay until `clear`.
+    pub(super) fn take_buffer(&mut self) -> Box<[u8]> {
+        std::mem::take(&mut self.buffer)
+    }
+
+    /// Puts in another buffer, to compose the next burst in.
+    pub(super) fn put_buffer(&mut self, buffer: Box<[u8]>) {
+        self.buffer = buffer;
     }
 }
 
@@ -122,14 +129,6 @@ mod tests {
     #[test]
     fn without_gso_every_packet_is_a_message() {
         assert_eq!(sizes(&burst_of(false, &[1452, 1452])), [(1452, 1452), (1452, 1452)]);
-    }
-
-    #[test]
-    fn giving_up_gso_splits_what_has_not_been_sent() {
-        let mut burst = burst_of(true, &[500, 1452, 1452, 700, 1452]);
-        burst.give_up_gso(1);
-        assert_eq!(sizes(&burst), [(500, 500), (1452, 1452), (1452, 1452), (700, 700), (1452, 1452)]);
-        assert!(burst.messages().windows(2).all(|pair| pair[0].start + pair[0].size == pair[1].start));
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! The server's loop: asks the machine what is due, composes it, and hands it to the kernel, for ever or for some passes.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,22 +8,22 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::burst::Burst;
+pub use super::line::EngineChoice;
+use super::line::Line;
 use super::report::{self, Report};
 use super::{choose, digest_file};
 use crate::digest::ObjectTree;
-use crate::failure::{Exit, Failure, describe};
+use crate::failure::{Exit, Failure};
 use crate::limits::{MTU_DEFAULT_MAX, MTU_ROUTED, RATE_BPS_DEFAULT};
 use crate::manifest::{DisplayName, Members};
 use crate::sender::{Pacing, Sender, SenderConfig, Step, Unsendable};
-use crate::sys::{Interface, SendOptions, SendSocket, SourceFile, StopSignal, clock, signals};
+use crate::sys::{Interface, Scratch, SendOptions, SendSocket, SourceFile, StopSignal, clock, signals};
 use crate::types::{RateBps, SymbolSize, Time};
 
 /// IPv6, UDP and packet headers: the symbol size is the same for both IP versions, so that their sessions can be mixed.
 const HEADERS_SIZE: u32 = 40 + 8 + 44;
 /// Between two looks at signals and at the source file.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-/// Before the next attempt where the network cannot be reached for now.
-const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What to send, where, and how fast.
 #[derive(Clone, Debug)]
@@ -49,6 +48,8 @@ pub struct ServeOptions {
     pub hops: u8,
     /// The source address.
     pub bind_addr: Option<IpAddr>,
+    /// How to send.
+    pub engine: EngineChoice,
     /// Where digests are cached.
     pub cache_dir: Option<PathBuf>,
 }
@@ -133,6 +134,13 @@ fn start_of_host(object: &[u8; 12], interface: &str) -> u32 {
     u32::try_from(place).expect("less than a million")
 }
 
+/// Room for the hash of every payload, where there is any: without it they are computed for every packet.
+fn room_for_hashes(options: &ServeOptions, sender: &Sender) -> Option<Scratch> {
+    let count = usize::try_from(sender.carousel().round_length()).ok()?;
+    let cache_dir = options.cache_dir.clone().or_else(digest_file::default_cache_dir)?;
+    Scratch::new(&cache_dir, count).or_else(|_| Scratch::new(&std::env::temp_dir(), count)).ok()
+}
+
 /// Why the loop ended well.
 enum Outcome {
     Done,
@@ -145,14 +153,15 @@ struct Server<'a> {
     report: &'a mut Report,
     file: SourceFile,
     content: crate::sys::SourceMap,
-    socket: SendSocket,
+    line: Line,
+    /// The source address and port.
+    source: SocketAddr,
     sender: Sender,
+    /// Where payload hashes are remembered.
+    hashes: Option<Scratch>,
     burst: Burst,
     started: Time,
     next_look: Time,
-    /// Sends that the kernel refused and that were repeated.
-    refused: u64,
-    said_unreachable: bool,
 }
 
 impl<'a> Server<'a> {
@@ -167,6 +176,7 @@ impl<'a> Server<'a> {
         clock::set_timer_slack();
         let now = clock::now();
         report.restart(now);
+        let what = format!("send to {} on {}", options.group, interface.name);
         Ok(Self {
             content: file.map()?,
             burst: Burst::new(socket.gso()),
@@ -174,12 +184,12 @@ impl<'a> Server<'a> {
             interface,
             report,
             file,
-            socket,
+            source: socket.local_addr(),
+            line: Line::new(socket, options.engine, what)?,
+            hashes: room_for_hashes(options, &sender),
             sender,
             started: now,
             next_look: now,
-            refused: 0,
-            said_unreachable: false,
         })
     }
 
@@ -201,7 +211,7 @@ impl<'a> Server<'a> {
             key.id,
             self.options.group,
             self.interface.name,
-            self.socket.local_addr(),
+            self.source,
         );
         let delay = match self.options.pacing {
             Some(Pacing::PacketDelay(delay)) => Value::from(delay.as_nanos() as u64),
@@ -214,7 +224,8 @@ impl<'a> Server<'a> {
             "object": key.id.to_string(),
             "group": self.options.group.to_string(),
             "interface": self.interface.name,
-            "source": self.socket.local_addr().to_string(),
+            "source": self.source.to_string(),
+            "engine": self.line.engine_name(),
             "rate_bps": self.sender.pacer().rate().map(RateBps::bits_per_second),
             "pkt_delay_ns": delay,
             "symbol_size": carousel.layout().symbol_size().bytes(),
@@ -233,16 +244,20 @@ impl<'a> Server<'a> {
                     return Ok(Outcome::Stopped(signal));
                 }
                 self.look(now)?;
+                while let Some(warning) = self.line.take_warning() {
+                    self.report.notice("warning", &warning);
+                }
                 self.next_look = now.after(LOOK_INTERVAL);
             }
             let step = self.compose(now);
-            if !self.burst.is_empty()
-                && let Some(signal) = self.send()?
-            {
-                return Ok(Outcome::Stopped(signal));
+            if !self.burst.is_empty() {
+                self.line.send(&mut self.burst)?;
             }
             match step {
-                Some(Step::Done) => return Ok(Outcome::Done),
+                Some(Step::Done) => {
+                    self.line.drain()?;
+                    return Ok(Outcome::Done);
+                }
                 Some(Step::Wait(due)) => clock::sleep_until(due.min(self.next_look)),
                 _ => {}
             }
@@ -255,74 +270,15 @@ impl<'a> Server<'a> {
         while self.burst.has_room() {
             match self.sender.poll(now) {
                 Step::Send(outgoing) => {
-                    let (sender, content) = (&self.sender, &self.content);
-                    self.burst.push(sender.packet_size(&outgoing), |out| sender.compose(&outgoing, content, out));
+                    let (sender, content, hashes) = (&self.sender, &self.content, self.hashes.as_ref());
+                    let hashes = hashes.map_or(&[][..], Scratch::words);
+                    self.burst
+                        .push(sender.packet_size(&outgoing), |out| sender.compose(&outgoing, content, hashes, out));
                 }
                 step => return Some(step),
             }
         }
         None
-    }
-
-    /// Sends the burst, all of it: a message that the kernel refuses is sent again before the next.
-    fn send(&mut self) -> Result<Option<StopSignal>, Failure> {
-        let mut sent = 0;
-        let mut refused_before = None;
-        while sent < self.burst.messages().len() {
-            match self.socket.send(self.burst.bytes(), &self.burst.messages()[sent..]) {
-                Ok(count) => {
-                    sent += count;
-                    refused_before = None;
-                }
-                Err(error) => {
-                    self.refused += 1;
-                    let message = self.burst.messages()[sent];
-                    let is_segmented = message.size > message.segment_size;
-                    if is_segmented && matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL)) {
-                        self.give_up_gso(sent, &error);
-                    } else if refused_before == error.raw_os_error() {
-                        // The same twice running: not the echo of an old ICMP message, but the state of things.
-                        self.endure(&error)?;
-                        if let Some(signal) = signals::pending() {
-                            return Ok(Some(signal));
-                        }
-                    }
-                    refused_before = error.raw_os_error();
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    fn give_up_gso(&mut self, sent: usize, error: &io::Error) {
-        self.burst.give_up_gso(sent);
-        self.socket.disable_gso();
-        let text = format!("the kernel refuses segmentation offload ({}): going on without", describe(error));
-        self.report.notice("warning", &text);
-    }
-
-    /// Waits a little where the trouble may pass; fails where it will not.
-    fn endure(&mut self, error: &io::Error) -> Result<(), Failure> {
-        let what = || format!("send to {} on {}", self.options.group, self.interface.name);
-        match error.raw_os_error() {
-            Some(libc::EMSGSIZE) => {
-                Err(Failure::io(Exit::Io, what(), error).remedy("the path takes smaller packets: give --mtu"))
-            }
-            Some(libc::ENOBUFS | libc::EAGAIN | libc::ECONNREFUSED | libc::ENOPROTOOPT) => {
-                clock::sleep_until(clock::now().after(Duration::from_micros(100)));
-                Ok(())
-            }
-            Some(libc::ENETDOWN | libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EPERM | libc::EADDRNOTAVAIL) => {
-                if !self.said_unreachable {
-                    self.said_unreachable = true;
-                    let text = format!("{}: {}; trying again until it works", what(), describe(error));
-                    self.report.notice("warning", &text);
-                }
-                clock::sleep_until(clock::now().after(RETRY_INTERVAL));
-                Ok(())
-            }
-            _ => Err(Failure::io(Exit::Io, what(), error)),
-        }
     }
 
     /// Looks at the source file, and reports progress where it is due.
@@ -361,7 +317,7 @@ impl<'a> Server<'a> {
             "ip_bytes": counts.ip_bytes,
             "seconds": now.since(self.started).as_secs_f64(),
             "lost_seconds": self.sender.pacer().lost().as_secs_f64(),
-            "refused": self.refused,
+            "refused": self.line.refused(),
         })
     }
 

@@ -54,7 +54,7 @@ impl Run {
 
     fn packet(&self, outgoing: &Outgoing) -> Vec<u8> {
         let mut packet = vec![0; self.sender.packet_size(outgoing)];
-        self.sender.compose(outgoing, &self.content, &mut packet);
+        self.sender.compose(outgoing, &self.content, &[], &mut packet);
         packet
     }
 }

@@ -106,6 +106,10 @@ impl SendSocket {
         self.gso
     }
 
+    pub(super) fn as_raw_fd(&self) -> i32 {
+        self.socket.as_raw_fd()
+    }
+
     /// Gives up GSO, after the kernel has refused a message of several datagrams (EIO, EINVAL).
     pub fn disable_gso(&mut self) {
         self.gso = false;
@@ -154,7 +158,11 @@ pub(super) struct Batch {
 unsafe impl Send for Batch {}
 
 impl Batch {
-    fn new() -> Self {
+    pub(super) fn headers(&self) -> &[mmsghdr] {
+        &self.headers
+    }
+
+    pub(super) fn new() -> Self {
         // SAFETY: the structure is plain data and pointers, for which all zeroes is a value.
         let header: mmsghdr = unsafe { mem::zeroed() };
         let vector = iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
@@ -166,7 +174,7 @@ impl Batch {
     }
 
     /// Describes `messages` in the first headers.
-    fn fill(&mut self, buffer: &[u8], messages: &[Message]) {
+    pub(super) fn fill(&mut self, buffer: &[u8], messages: &[Message]) {
         for ((message, vector), control) in messages.iter().zip(&mut self.vectors).zip(&mut self.controls) {
             let end = message.start.checked_add(message.size).expect("a message is within its buffer");
             let bytes = &buffer[message.start..end];

@@ -5,7 +5,6 @@
 //! value, so that nobody can write to it meanwhile.
 
 use std::io;
-use std::os::fd::AsRawFd;
 
 use io_uring::{IoUring, opcode, squeue, types};
 
@@ -20,8 +19,8 @@ const SOCKET: types::Fixed = types::Fixed(0);
 pub struct UringSocket {
     ring: IoUring,
     flights: [Flight; BURSTS_IN_FLIGHT_MAX],
-    /// The socket must live as long as the ring may use it.
-    socket: SendSocket,
+    /// Lives as long as the ring may use it; gone only while this is taken apart.
+    socket: Option<SendSocket>,
 }
 
 /// One burst on its way.
@@ -66,7 +65,7 @@ impl UringSocket {
             under_way: 0,
             failed: Vec::with_capacity(MESSAGE_COUNT_MAX),
         });
-        Ok(Self { ring, flights, socket })
+        Ok(Self { ring, flights, socket: Some(socket) })
     }
 
     fn ring(socket: &SendSocket) -> io::Result<IoUring> {
@@ -81,9 +80,14 @@ impl UringSocket {
         Ok(ring)
     }
 
-    /// The socket, for what is not sending.
-    pub fn socket(&self) -> &SendSocket {
-        &self.socket
+    /// The socket without the ring, when all that is under way has landed.
+    ///
+    /// # Panics
+    /// Never: the socket is there until this is called.
+    #[must_use]
+    pub fn into_socket(mut self) -> SendSocket {
+        self.settle();
+        self.socket.take().expect("a socket until it is taken")
     }
 
     /// Whether another burst can be sent before one has landed.
@@ -163,6 +167,13 @@ impl UringSocket {
 
 impl Drop for UringSocket {
     fn drop(&mut self) {
+        self.settle();
+    }
+}
+
+impl UringSocket {
+    /// Waits until nothing is under way.
+    fn settle(&mut self) {
         // The kernel may still read the buffers: they must not go before it is done with them.
         while !self.is_idle() {
             if self.land(true).is_err() {

@@ -117,10 +117,22 @@ fn checksum(head: &[u8; HEADER_SIZE], payload_hash: u64) -> u64 {
     xxh3_64(&sealed)
 }
 
+/// The hash of a payload that goes into the checksum. It is that of the bytes alone: a sender may keep it.
+#[must_use]
+pub fn payload_hash(payload: &[u8]) -> u64 {
+    xxh3_64(payload)
+}
+
 /// Puts the checksum into the header at the start of `packet`, whose payload is the rest.
 pub fn seal(packet: &mut [u8]) {
-    let (head, payload) = packet.split_first_chunk_mut::<HEADER_SIZE>().expect("a packet starts with a header");
-    let sum = checksum(head, xxh3_64(payload));
+    let hash = payload_hash(packet.get(HEADER_SIZE..).expect("a packet starts with a header"));
+    seal_with(packet, hash);
+}
+
+/// The same, where the hash of the payload is known.
+pub fn seal_with(packet: &mut [u8], payload_hash: u64) {
+    let head = packet.first_chunk_mut::<HEADER_SIZE>().expect("a packet starts with a header");
+    let sum = checksum(head, payload_hash);
     head[CHECKSUM_OFFSET..].copy_from_slice(&sum.to_be_bytes());
 }
 

@@ -139,7 +139,7 @@ impl Forger {
 
     fn compose(&self, outgoing: &Outgoing) -> Vec<u8> {
         let mut packet = vec![0; self.composer.packet_size(outgoing)];
-        self.composer.compose(outgoing, &self.plan.truth.bytes, &mut packet);
+        self.composer.compose(outgoing, &self.plan.truth.bytes, &[], &mut packet);
         packet
     }
 

@@ -324,7 +324,7 @@ impl World {
                     let server = &self.servers[index];
                     let sender = server.sender.as_ref().expect("it has just been asked");
                     self.scratch.resize(sender.packet_size(outgoing), 0);
-                    sender.compose(outgoing, &server.plan.truth.bytes, &mut self.scratch);
+                    sender.compose(outgoing, &server.plan.truth.bytes, &[], &mut self.scratch);
                     Rc::from(self.scratch.as_slice())
                 });
                 let packet = Rc::clone(packet);

@@ -63,7 +63,7 @@ impl Source {
 
     pub(super) fn packet(&self, outgoing: &Outgoing) -> Vec<u8> {
         let mut packet = vec![0; self.sender.packet_size(outgoing)];
-        self.sender.compose(outgoing, &self.content, &mut packet);
+        self.sender.compose(outgoing, &self.content, &[], &mut packet);
         packet
     }
 
