@@ -16,11 +16,11 @@ pub use group::GroupArg;
 pub use units::{ByteCount, Percent, RateArg};
 
 use crate::failure::{Exit, Failure};
-use crate::limits::MTU_MAX;
+use crate::limits::{MTU_MAX, PACKET_OVERHEAD, SYMBOL_SIZE_MIN};
 use units::{parse_bytes, parse_duration, parse_packet_delay, parse_percent, parse_rate};
 
 /// The smallest MTU with room for the smallest symbol behind IPv6, UDP and packet headers.
-const MTU_MIN: i64 = 92 + 512;
+const MTU_MIN: i64 = PACKET_OVERHEAD as i64 + SYMBOL_SIZE_MIN as i64;
 
 const GROUP_HELP: &str = "The multicast group: 239.1.2.3, 239.1.2.3:4242, ff12::42, [ff12::42]:4242 or [ff12::42%eth0]:4242 \
     (default port 4242)";
@@ -46,7 +46,8 @@ pub struct ServerArgs {
     /// IP-level bits per second of all packets: 100M, 2.5Gbit, max (default: 100M, or half the link's speed if that is less)
     #[arg(long, value_name = "RATE", value_parser = parse_rate, conflicts_with = "pkt_delay")]
     pub rate: Option<RateArg>,
-    /// Time from one packet to the next, in microseconds unless a unit is given: 10, 10us, 1ms [env: PKT_DELAY]
+    /// Time from one packet to the next, in microseconds unless a unit is given: 10, 10us, 1ms; packets less than 200 us apart go
+    /// in groups of up to 200 us [env: PKT_DELAY]
     #[arg(long, value_name = "TIME", value_parser = parse_packet_delay)]
     pub pkt_delay: Option<Duration>,
     /// Where in the cycle to start, in percent: 30% (default: differs from host to host)
@@ -222,6 +223,9 @@ pub fn parse<T: Parser>(words: impl Iterator<Item = OsString>) -> Result<Parsed<
         Ok(args) => Ok(Parsed::Run(args)),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Parsed::Text(error.render().to_string())),
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                Err(Failure::new(Exit::Usage, "command line", "nothing to do is named").remedy("see --help"))
+            }
             _ => Err(usage_failure(&error)),
         },
     }

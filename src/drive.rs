@@ -19,6 +19,18 @@ use std::process::ExitCode;
 
 use crate::failure::{Exit, Failure};
 
+/// Runs what `report` is about, so that every end is an event.
+///
+/// # Errors
+/// Those of `run`.
+pub fn run(report: &mut Report, run: impl FnOnce(&mut Report) -> Result<Exit, Failure>) -> Result<Exit, Failure> {
+    let result = run(report);
+    if let Err(failure) = &result {
+        report.end_if_open(failure);
+    }
+    result
+}
+
 /// Ends a program: a failure becomes one line on standard error.
 pub fn exit_code(program: &str, result: Result<Exit, Failure>) -> ExitCode {
     let exit = result.unwrap_or_else(|failure| {
@@ -28,9 +40,16 @@ pub fn exit_code(program: &str, result: Result<Exit, Failure>) -> ExitCode {
     ExitCode::from(exit as u8)
 }
 
-/// Prints `text` on standard output. If nobody reads it, that is their affair.
-pub fn print(text: &str) -> Exit {
+/// Prints `text` on standard output. If nobody reads it any more, that is their affair.
+///
+/// # Errors
+/// [`Exit::Io`] if it cannot be written, as to a full disk.
+pub fn print(text: &str) -> Result<Exit, Failure> {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    Exit::Complete
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::io(Exit::Io, "write to standard output", &error))
+        }
+        _ => Ok(Exit::Complete),
+    }
 }

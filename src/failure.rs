@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 
 /// The exit codes of all programs: those of sysexits where they exist.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,6 +71,19 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// A path for a message: whatever its name holds, it stays on one line and steers no terminal.
+#[must_use]
+pub fn shown(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    text.chars().fold(String::new(), |mut out, character| {
+        match character {
+            character if character.is_control() => out.extend(character.escape_default()),
+            character => out.push(character),
+        }
+        out
+    })
+}
+
 /// The kernel's words for an error, in lower case and without its number.
 #[must_use]
 pub fn describe(error: &io::Error) -> String {
@@ -96,6 +110,11 @@ mod tests {
         let error = io::Error::from_raw_os_error(libc::ENODEV);
         let failure = Failure::io(Exit::Usage, "join 239.1.1.1 on eth9", &error).remedy("see --interface");
         assert_eq!(failure.to_string(), "join 239.1.1.1 on eth9: no such device (see --interface)");
+    }
+
+    #[test]
+    fn name_with_a_line_feed_stays_on_one_line() {
+        assert_eq!(shown(Path::new("a\nb\u{1b}[1m é")), "a\\nb\\u{1b}[1m é");
     }
 
     #[test]

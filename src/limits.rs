@@ -86,6 +86,9 @@ pub const DESCRIPTION_SILENCE_MAX: Duration = Duration::from_secs(5);
 /// Nothing has come for so long: say so and name the likely causes.
 pub const SILENCE_NOTICE: Duration = Duration::from_secs(5);
 
+/// IPv6, UDP and packet headers. IPv4's are smaller, but symbol sizes are the same for both, so that their sessions can be mixed.
+pub const PACKET_OVERHEAD: u32 = 40 + 8 + HEADER_SIZE as u32;
+
 /// Datagrams taken from the kernel by one system call.
 pub const RECEIVE_BATCH: usize = 32;
 /// Bytes of one receive buffer: what GRO may hand over at once.

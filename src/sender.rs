@@ -210,11 +210,21 @@ impl Sender {
         if let Some(due) = self.pacer.wait(now) {
             return Step::Wait(due);
         }
+        if let Some(at) = self.lone_manifest_wait(now) {
+            return Step::Wait(at);
+        }
         let outgoing = self.next(now, manifest_due);
         let size = self.packet_size(&outgoing) as u64 + u64::from(self.ip_overhead);
         self.pacer.spend(size);
         self.counts.ip_bytes += size;
         Step::Send(outgoing)
+    }
+
+    /// Where there is nothing but manifest packets, a late burst must not bring them closer than 1 ms.
+    fn lone_manifest_wait(&self, now: Time) -> Option<Time> {
+        let is_alone = !self.has_data() && self.tree.size().block_count() < 2;
+        let next = self.manifest_at?.after(MANIFEST_INTERVAL_MIN);
+        (is_alone && now < next).then_some(next)
     }
 
     fn has_data(&self) -> bool {
@@ -244,6 +254,7 @@ impl Sender {
         if groups > 0 {
             return self.next_hashes(groups);
         }
+        self.manifest_at = Some(now);
         self.counts.manifest += 1;
         Outgoing::Manifest
     }

@@ -7,6 +7,7 @@
 pub mod clock;
 #[allow(unsafe_code)]
 pub mod interface;
+pub mod memory;
 #[allow(unsafe_code)]
 pub mod receive_socket;
 #[allow(unsafe_code)]

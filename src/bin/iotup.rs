@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use iotupd::cli::{ManifestArgs, Parsed, Tool, ToolArgs, parse};
 use iotupd::digest::ObjectTree;
-use iotupd::drive::{Report, digest_file, serve};
-use iotupd::failure::{Exit, Failure};
+use iotupd::drive::digest_file::{self, CacheFolder};
+use iotupd::drive::{Report, serve};
+use iotupd::failure::{Exit, Failure, shown};
 use iotupd::manifest::DisplayName;
 use iotupd::sys::{SourceFile, signals};
 
@@ -19,14 +20,14 @@ fn main() -> ExitCode {
 fn run() -> Result<Exit, Failure> {
     let args = match parse::<ToolArgs>(std::env::args_os())? {
         Parsed::Run(args) => args,
-        Parsed::Text(text) => return Ok(iotupd::drive::print(&text)),
+        Parsed::Text(text) => return iotupd::drive::print(&text),
     };
     signals::install()?;
     match args.tool {
         Tool::Digest { files } => {
             for path in files {
                 let (_, tree) = read(&path)?;
-                iotupd::drive::print(&format!("{}  {}\n", tree.digest(), path.display()));
+                iotupd::drive::print(&format!("{}  {}\n", tree.digest(), shown(&path)))?;
             }
             Ok(Exit::Complete)
         }
@@ -36,7 +37,7 @@ fn run() -> Result<Exit, Failure> {
 
 fn read(path: &Path) -> Result<(SourceFile, ObjectTree), Failure> {
     let file = SourceFile::open(path)?;
-    let tree = digest_file::tree(&file, path, None, &mut Report::new(PROGRAM, false))?;
+    let tree = digest_file::tree(&file, path, &CacheFolder::default(), &mut Report::new(PROGRAM, false))?;
     Ok((file, tree))
 }
 
@@ -56,8 +57,8 @@ fn manifest(args: &ManifestArgs) -> Result<Exit, Failure> {
     }
     members.version = args.version;
     members.expires = args.expires;
-    let what = || format!("write a manifest of {}", args.file.display());
+    let what = || format!("write a manifest of {}", shown(&args.file));
     let manifest = members.manifest().map_err(|refusal| Failure::new(Exit::Usage, what(), refusal.to_string()))?;
     // Exactly the text, without a line feed: these are the bytes that are signed.
-    Ok(iotupd::drive::print(&manifest.to_text()))
+    iotupd::drive::print(&manifest.to_text())
 }

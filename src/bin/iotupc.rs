@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use iotupd::cli::{Parsed, ReceiverArgs, parse};
-use iotupd::drive::Report;
 use iotupd::drive::receive::{ReceiveFileOptions, receive};
+use iotupd::drive::{Report, run as run_reported};
 use iotupd::failure::{Exit, Failure};
 
 const PROGRAM: &str = "iotupc";
@@ -16,7 +16,7 @@ fn main() -> ExitCode {
 fn run() -> Result<Exit, Failure> {
     let args = match parse::<ReceiverArgs>(std::env::args_os())? {
         Parsed::Run(args) => args,
-        Parsed::Text(text) => return Ok(iotupd::drive::print(&text)),
+        Parsed::Text(text) => return iotupd::drive::print(&text),
     };
     args.check()?;
     let options = ReceiveFileOptions {
@@ -28,5 +28,5 @@ fn run() -> Result<Exit, Failure> {
         idle_timeout: args.idle_timeout,
         size_max: args.max_size.map(|size| size.0),
     };
-    receive(&options, &mut Report::new(PROGRAM, args.json))
+    run_reported(&mut Report::new(PROGRAM, args.json), |report| receive(&options, report))
 }

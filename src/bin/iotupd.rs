@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use iotupd::cli::{EngineArg, PacingArg, Parsed, RateArg, ServerArgs, parse};
-use iotupd::drive::Report;
 use iotupd::drive::serve::{EngineChoice, ServeOptions, serve};
+use iotupd::drive::{Report, run as run_reported};
 use iotupd::failure::{Exit, Failure};
 use iotupd::sender::Pacing;
 
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
 fn run() -> Result<Exit, Failure> {
     let args = match parse::<ServerArgs>(std::env::args_os())? {
         Parsed::Run(args) => args,
-        Parsed::Text(text) => return Ok(iotupd::drive::print(&text)),
+        Parsed::Text(text) => return iotupd::drive::print(&text),
     };
     let pacing = args.pacing(std::env::var_os("PKT_DELAY"))?;
     args.check(pacing)?;
@@ -44,5 +44,5 @@ fn run() -> Result<Exit, Failure> {
         },
         cache_dir: args.cache_dir,
     };
-    serve(&options, &mut Report::new(PROGRAM, args.json))
+    run_reported(&mut Report::new(PROGRAM, args.json), |report| serve(&options, report))
 }

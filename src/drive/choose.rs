@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use super::Report;
 use crate::failure::{Exit, Failure};
 use crate::sys::interface::{self, Interface};
 
@@ -26,6 +27,13 @@ pub(super) fn interface(asked: Option<&str>, zone: Option<&str>) -> Result<Inter
         return Err(failure.remedy(format!("ip link set {} up", chosen.name)));
     }
     Ok(chosen)
+}
+
+/// Says so if the interface has no carrier: nothing will come or go before it has.
+pub(super) fn warn_of_carrier(interface: &Interface, report: &mut Report) {
+    if !interface.running {
+        report.notice("warning", &format!("interface {} has no carrier: is the cable plugged in?", interface.name));
+    }
 }
 
 fn named(all: &[Interface], name: &str) -> Result<Interface, Failure> {

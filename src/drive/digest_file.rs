@@ -15,7 +15,7 @@ use serde_json::json;
 use super::end;
 use super::report::{self, Report};
 use crate::digest::{ObjectTree, block_value, zero_block_value};
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, describe, shown};
 use crate::limits::BLOCK_SIZE;
 use crate::object::block_size;
 use crate::sys::{FileIdentity, SourceFile, clock, signals};
@@ -28,23 +28,38 @@ const SETTLED: Duration = Duration::from_secs(2);
 /// Between two looks at progress and signals.
 const POLL: Duration = Duration::from_millis(50);
 
-/// The tree over `file`, from the cache in `cache_dir` or by reading the file.
+/// Where digests are cached.
+#[derive(Clone, Debug, Default)]
+pub struct CacheFolder {
+    /// The folder; `None`: nowhere.
+    pub folder: Option<PathBuf>,
+    /// The user named it, and is told if it cannot be used.
+    pub is_asked_for: bool,
+}
+
+/// The tree over `file`, from the cache or by reading the file.
 pub fn tree(
     file: &SourceFile,
     path: &Path,
-    cache_dir: Option<&Path>,
+    cache_folder: &CacheFolder,
     report: &mut Report,
 ) -> Result<ObjectTree, Failure> {
-    let cache = cache_dir.map(|folder| Cache::new(folder, file.identity()));
+    let cache = cache_folder.folder.as_ref().map(|folder| Cache::new(folder, file.identity()));
+    // From before reading on: a second change within one tick of the file system's clock must not go unnoticed.
+    let now = i128::from(clock::unix_seconds()) * 1_000_000_000;
     if let Some(tree) = cache.as_ref().and_then(|cache| cache.load(file.size())) {
         return Ok(tree);
     }
     let tree = read(file, path, report)?;
-    let now = i128::from(clock::unix_seconds()) * 1_000_000_000;
     let settled = now - file.identity().mtime_ns.max(file.identity().ctime_ns) > SETTLED.as_nanos() as i128;
     if settled && let Some(cache) = cache {
         // A cache that cannot be written costs the next start some time and nothing else.
-        let _ = cache.save(&tree);
+        if let Err(error) = cache.save(&tree)
+            && cache_folder.is_asked_for
+        {
+            let text = format!("cannot keep the digest in {}: {}", shown(&cache.path), describe(&error));
+            report.notice("warning", &text);
+        }
     }
     Ok(tree)
 }
@@ -80,7 +95,7 @@ fn read(file: &SourceFile, path: &Path, report: &mut Report) -> Result<ObjectTre
     };
     report.restart(clock::now());
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let what = format!("read {}", path.display());
+    let what = format!("read {}", shown(path));
     let stopped_by = thread::scope(|scope| {
         let readers: Vec<_> = (0..cores).map(|_| scope.spawn(|| reading.run())).collect();
         while !readers.iter().all(thread::ScopedJoinHandle::is_finished) {
@@ -100,7 +115,7 @@ fn read(file: &SourceFile, path: &Path, report: &mut Report) -> Result<ObjectTre
     if let Some(error) = reading.error.into_inner().expect("no reader panics") {
         return Err(Failure::io(Exit::NoInput, what, &error));
     }
-    if file.identity_now().ok().as_ref() != Some(file.identity()) {
+    if !file.identity_now().is_ok_and(|now| now.same_content(file.identity())) {
         let failure = Failure::new(Exit::Io, what, "it was changed while it was being read");
         return Err(failure.remedy("start again when it is complete"));
     }

@@ -145,6 +145,7 @@ impl Line {
                 Ok(None) => return Ok(()),
                 Ok(Some(landed)) if landed.failed.is_empty() => {
                     self.last_error = None;
+                    self.said_unreachable = false;
                     self.free.push(landed.buffer);
                     wait = false;
                 }
@@ -215,9 +216,11 @@ impl Line {
                 split(messages, sent);
             }
             match socket.send(buffer, &messages[sent..]) {
+                Ok(0) if is_stopped() => return Ok(()),
                 Ok(count) => {
                     sent += count;
                     self.last_error = None;
+                    self.said_unreachable = false;
                 }
                 Err(error) if error.raw_os_error().is_some_and(|number| refuses_gso(&messages[sent], number)) => {
                     self.refused += 1;

@@ -12,10 +12,11 @@ use serde_json::{Value, json};
 use super::report::{self, Report};
 use super::workers::{Done, Workers};
 use super::{choose, runs};
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, shown};
+use crate::limits::BLOCK_SIZE;
 use crate::manifest::Manifest;
 use crate::receiver::{Action, DropReason, GiveUp, Notice, Receiver, ReceiverConfig};
-use crate::sys::{ReceiveOptions, ReceiveSocket, StopSignal, Target, clock, signals};
+use crate::sys::{ReceiveOptions, ReceiveSocket, StopSignal, Target, clock, memory, signals};
 use crate::types::{SymbolSize, Time};
 
 /// Between two looks at signals while nothing comes.
@@ -24,6 +25,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const WORK_INTERVAL: Duration = Duration::from_millis(1);
 /// Ranges of missing bytes that are listed at most.
 const MISSING_COUNT_MAX: usize = 1000;
+/// Memory for the bookkeeping of one block, rounded up.
+const BYTES_PER_BLOCK: u64 = 512;
 /// Failed blocks of which each is told; after that they are only counted.
 const FAILED_BLOCKS_TOLD: u64 = 5;
 
@@ -55,6 +58,7 @@ pub fn receive(options: &ReceiveFileOptions, report: &mut Report) -> Result<Exit
         Some(size) => size,
         None => room_for(&options.file)?,
     };
+    choose::warn_of_carrier(&interface, report);
     let (socket, warnings) =
         ReceiveSocket::open(&ReceiveOptions { group: options.group, interface_index: interface.index })?;
     let fields = json!({
@@ -78,15 +82,18 @@ pub fn receive(options: &ReceiveFileOptions, report: &mut Report) -> Result<Exit
         started: now,
         accepted: now,
         rate: Rate { at: now, held: 0, bits_per_second: 0.0 },
+        said_host_drops: false,
     };
     let outcome = transfer.run();
     transfer.finish(outcome)
 }
 
-/// The free space, and what an earlier attempt already occupies.
+/// The free space, and what an earlier attempt already occupies; but no file whose bookkeeping would take more than a quarter of the
+/// memory that is free now, because anybody on the network can announce one.
 fn room_for(path: &Path) -> Result<u64, Failure> {
-    let occupied = Target::occupied(path);
-    Ok(Target::free_space(path)?.saturating_add(occupied))
+    let space = Target::free_space(path)?.saturating_add(Target::occupied(path));
+    let blocks = memory::available().map_or(u64::MAX, |bytes| bytes / 4 / BYTES_PER_BLOCK);
+    Ok(space.min(blocks.saturating_mul(BLOCK_SIZE)))
 }
 
 /// How the loop ended.
@@ -128,6 +135,7 @@ struct Transfer<'a> {
     started: Time,
     accepted: Time,
     rate: Rate,
+    said_host_drops: bool,
 }
 
 impl Transfer<'_> {
@@ -212,8 +220,11 @@ impl Transfer<'_> {
             "authenticated": false,
         });
         self.report.event("manifest", fields, Some(line));
-        let (target, reused) = Target::create(&self.options.file, size)?;
-        let target = Arc::new(target);
+        let created = Target::create(&self.options.file, size, &manifest.key().id.to_string())?;
+        if let Some(path) = &created.set_aside {
+            self.report.notice("warning", &format!("what had come of another file is kept as {}", shown(path)));
+        }
+        let (target, reused) = (Arc::new(created.target), created.reused);
         let workers = Workers::new(&target)
             .map_err(|error| Failure::io(Exit::Unavailable, "start threads to verify blocks", &error))?;
         (self.target, self.workers) = (Some(target), Some(workers));
@@ -221,7 +232,8 @@ impl Transfer<'_> {
         self.report.restart(now);
         let early = self.receiver.handle_prepared(now, reused);
         runs::take(&mut self.receiver, self.target.as_deref(), now, early.datagrams())
-            .map_err(|error| self.write_failure(&error))
+            .map_err(|error| self.write_failure(&error))?;
+        self.work(now)
     }
 
     /// Says what there is to say.
@@ -233,6 +245,11 @@ impl Transfer<'_> {
             }
             let (kind, text) = self.words(&notice);
             self.report.notice(kind, &text);
+        }
+        if self.socket.dropped_buffers() > 0 && !self.said_host_drops {
+            self.said_host_drops = true;
+            let text = "this host drops packets because it cannot take them fast enough: see sysctl net.core.rmem_max";
+            self.report.notice("warning", text);
         }
         if self.report.is_due(now) && self.receiver.manifest().is_some() {
             self.show_progress(now);
@@ -305,7 +322,7 @@ impl Transfer<'_> {
             Ok(Outcome::Verified) => self.commit(),
             Ok(Outcome::GaveUp(reason)) => Err(self.give_up_failure(reason)),
             Ok(Outcome::Stopped(signal)) => {
-                let failure = super::end::interrupted(&format!("receive {}", self.options.file.display()), signal);
+                let failure = super::end::interrupted(&format!("receive {}", shown(&self.options.file)), signal);
                 Err(self.with_resume_hint(failure))
             }
             Err(failure) => Err(failure),
@@ -321,10 +338,10 @@ impl Transfer<'_> {
         let line = self.receiver.manifest().map(|manifest| {
             let (received, lost) = self.loss();
             format!(
-                "{}: complete and verified, {} in {seconds:.1} s ({}), loss {:.2} %, blake3 {}, not authenticated",
-                self.options.file.display(),
+                "{}: complete and verified, {} in {seconds:.1} s (received at {}), loss {:.2} %, blake3 {}, not authenticated",
+                shown(&self.options.file),
                 report::bytes(size),
-                report::rate(8.0 * size as f64 / seconds.max(1e-3)),
+                report::rate(8.0 * self.receiver.counts().bytes as f64 / seconds.max(1e-3)),
                 loss_percent(received, lost),
                 manifest.digest
             )
@@ -341,15 +358,15 @@ impl Transfer<'_> {
     }
 
     fn give_up_failure(&self, reason: GiveUp) -> Failure {
-        let what = format!("receive {} from {}", self.options.file.display(), self.options.group);
+        let what = format!("receive {} from {}", shown(&self.options.file), self.options.group);
         let has_manifest = self.receiver.manifest().is_some();
         let counts = self.receiver.counts();
         match reason {
-            GiveUp::Superseded { accepted, other } => self.with_resume_hint(Failure::new(
-                Exit::Incomplete,
-                what,
-                format!("object {accepted} is no longer sent, but {other} is"),
-            )),
+            GiveUp::Superseded { accepted, other } => {
+                let cause = format!("object {accepted} is no longer sent, but {other} is");
+                Failure::new(Exit::Incomplete, what, cause)
+                    .remedy("run again to receive that one; what has come of the first is kept")
+            }
             GiveUp::Timeout | GiveUp::IdleTimeout if has_manifest => {
                 let cause = match reason {
                     GiveUp::Timeout => "incomplete at the deadline",
@@ -374,7 +391,7 @@ impl Transfer<'_> {
 
     fn with_resume_hint(&self, failure: Failure) -> Failure {
         match &self.target {
-            Some(target) => failure.remedy(format!("run again to resume from {}", target.part_path().display())),
+            Some(target) => failure.remedy(format!("run again to resume from {}", shown(target.part_path()))),
             None => failure,
         }
     }
@@ -408,6 +425,7 @@ impl Transfer<'_> {
             "transfer_seconds": verified.since(self.accepted).as_secs_f64(),
             "sync_seconds": synced.since(verified).as_secs_f64(),
             "host_dropped_buffers": self.socket.dropped_buffers(),
+            "truncated": self.socket.truncated(),
             "counts": {
                 "datagrams": counts.datagrams,
                 "bytes": counts.bytes,
@@ -430,7 +448,7 @@ impl Transfer<'_> {
 }
 
 fn disk_failure(verb: &str, target: &Option<Arc<Target>>, error: &io::Error) -> Failure {
-    let path = target.as_ref().map(|target| target.part_path().display().to_string()).unwrap_or_default();
+    let path = target.as_ref().map(|target| shown(target.part_path())).unwrap_or_default();
     Failure::io(Exit::Io, format!("{verb} {path}"), error).remedy("it is kept: run again to resume")
 }
 

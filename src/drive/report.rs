@@ -1,11 +1,14 @@
 //! What the user sees: JSON events on standard output, or lines and a bar on standard error.
 
 use std::io::{IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Map, Value};
 
+use crate::failure::Failure;
 use crate::sys::clock;
 use crate::types::Time;
 
@@ -25,6 +28,7 @@ pub struct Report {
     json: bool,
     bar: Option<ProgressBar>,
     is_terminal: bool,
+    has_ended: bool,
     next_progress: Time,
 }
 
@@ -32,7 +36,10 @@ impl Report {
     /// For `program`, as JSON events or for people.
     #[must_use]
     pub fn new(program: &'static str, json: bool) -> Self {
-        Self { program, json, bar: None, is_terminal: std::io::stderr().is_terminal(), next_progress: clock::now() }
+        // A terminal that cannot move its cursor gets lines.
+        let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let is_terminal = std::io::stderr().is_terminal() && !is_dumb;
+        Self { program, json, bar: None, is_terminal, has_ended: false, next_progress: clock::now() }
     }
 
     /// Something happened: `fields` is a JSON object, `line` what people are told of it, if anything.
@@ -44,9 +51,13 @@ impl Report {
             if let Value::Object(fields) = fields {
                 event.extend(fields);
             }
+            self.has_ended |= name == "end";
             let mut out = std::io::stdout().lock();
-            // Nobody may be reading any more; that is no reason to stop the transfer.
-            let _ = writeln!(out, "{}", Value::Object(event)).and_then(|()| out.flush());
+            // A reader that has stalled must not stop the transfer: all but the last word is dropped. One that has gone is no reason
+            // to stop either.
+            if name == "end" || takes_more(&out) {
+                let _ = writeln!(out, "{}", Value::Object(event)).and_then(|()| out.flush());
+            }
         } else if let Some(line) = line {
             self.line(&line);
         }
@@ -57,9 +68,20 @@ impl Report {
         self.event("notice", serde_json::json!({ "kind": kind, "text": text }), Some(text.to_owned()));
     }
 
+    /// The last event, for a failure before anything began.
+    pub(super) fn end_if_open(&mut self, failure: &Failure) {
+        if !self.has_ended {
+            let fields = serde_json::json!({ "exit": failure.exit as u8, "message": failure.to_string() });
+            self.event("end", fields, None);
+        }
+    }
+
     fn line(&self, text: &str) {
         let show = || {
-            let _ = writeln!(std::io::stderr(), "{}: {text}", self.program);
+            let mut out = std::io::stderr().lock();
+            if takes_more(&out) {
+                let _ = writeln!(out, "{}: {text}", self.program);
+            }
         };
         match &self.bar {
             Some(bar) => bar.suspend(show),
@@ -104,6 +126,12 @@ impl Report {
             (false, false) => LINE_INTERVAL,
         });
     }
+}
+
+/// Whether a line can be written without waiting for whoever reads.
+fn takes_more(out: &impl AsFd) -> bool {
+    let mut sinks = [PollFd::new(out.as_fd(), PollFlags::POLLOUT)];
+    !matches!(poll(&mut sinks, PollTimeout::ZERO), Ok(0))
 }
 
 fn new_bar(length: u64) -> ProgressBar {

@@ -14,7 +14,7 @@ const RUN_LENGTH_MAX: usize = 256;
 /// Hands datagrams to the machine and writes what it wants stored.
 ///
 /// # Errors
-/// What the kernel says of a write that failed; the machine has been told.
+/// What the kernel says of a write that failed. The program then ends, so the machine is not told.
 pub(super) fn take<'a>(
     receiver: &mut Receiver,
     target: Option<&Target>,
@@ -64,7 +64,6 @@ impl<'a> Run<'a> {
         let written = target.write_run(self.start, &self.parts[..self.length]);
         let count = u16::try_from(self.length).expect("a run is short");
         self.length = 0;
-        // After a failed write the program ends: what the machine holds of this block no longer matters.
         written.inspect(|()| receiver.handle_stored(self.block, count))
     }
 }

@@ -1,6 +1,7 @@
 //! The server's loop: asks the machine what is due, composes it, and hands it to the kernel, for ever or for some passes.
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,15 +14,13 @@ use super::line::Line;
 use super::report::{self, Report};
 use super::{choose, digest_file};
 use crate::digest::ObjectTree;
-use crate::failure::{Exit, Failure};
-use crate::limits::{MTU_DEFAULT_MAX, MTU_ROUTED, RATE_BPS_DEFAULT};
+use crate::failure::{Exit, Failure, shown};
+use crate::limits::{MTU_DEFAULT_MAX, MTU_ROUTED, PACKET_OVERHEAD, RATE_BPS_DEFAULT, SYMBOL_SIZE_MIN};
 use crate::manifest::{DisplayName, Members};
 use crate::sender::{Pacing, Sender, SenderConfig, Step, Unsendable};
 use crate::sys::{Interface, Scratch, SendOptions, SendSocket, SourceFile, StopSignal, clock, signals};
 use crate::types::{RateBps, SymbolSize, Time};
 
-/// IPv6, UDP and packet headers: the symbol size is the same for both IP versions, so that their sessions can be mixed.
-const HEADERS_SIZE: u32 = 40 + 8 + 44;
 /// Between two looks at signals and at the source file.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -58,6 +57,7 @@ pub struct ServeOptions {
 pub fn serve(options: &ServeOptions, report: &mut Report) -> Result<Exit, Failure> {
     signals::install()?;
     let interface = choose::interface(options.interface.as_deref(), options.zone.as_deref())?;
+    choose::warn_of_carrier(&interface, report);
     let pacing = options.pacing.map_or_else(|| default_pacing(&interface), Ok)?;
     let file = SourceFile::open(&options.file)?;
     let bind_addr = options.bind_addr.or_else(|| choose::source_address(&interface, options.group));
@@ -68,7 +68,8 @@ pub fn serve(options: &ServeOptions, report: &mut Report) -> Result<Exit, Failur
         hops: options.hops,
     })?;
     let cache_dir = options.cache_dir.clone().or_else(digest_file::default_cache_dir);
-    let tree = Arc::new(digest_file::tree(&file, &options.file, cache_dir.as_deref(), report)?);
+    let cache = digest_file::CacheFolder { folder: cache_dir, is_asked_for: options.cache_dir.is_some() };
+    let tree = Arc::new(digest_file::tree(&file, &options.file, &cache, report)?);
     let sender = new_sender(options, &interface, pacing, &file, tree)?;
     let mut server = Server::new(options, &interface, file, socket, sender, report)?;
     server.announce();
@@ -97,14 +98,15 @@ fn new_sender(
 ) -> Result<Sender, Failure> {
     let bound = if options.hops > 1 { MTU_ROUTED } else { MTU_DEFAULT_MAX };
     let mtu = options.mtu.unwrap_or(interface.mtu.min(bound));
-    let what = || format!("send {} in packets of {mtu} bytes", options.file.display());
+    let what = || format!("send {} in packets of {mtu} bytes", shown(&options.file));
     let cannot = |cause: String| Failure::new(Exit::Usage, what(), cause).remedy("see --mtu");
     if mtu > interface.mtu {
         return Err(cannot(format!("interface {} takes {} at most", interface.name, interface.mtu)));
     }
-    let payload_size_max = mtu.saturating_sub(HEADERS_SIZE);
-    let symbol_size = SymbolSize::largest_within(payload_size_max)
-        .ok_or_else(|| cannot(format!("the smallest packet has {} bytes", HEADERS_SIZE + 512)))?;
+    let payload_size_max = mtu.saturating_sub(PACKET_OVERHEAD);
+    let symbol_size = SymbolSize::largest_within(payload_size_max).ok_or_else(|| {
+        cannot(format!("the smallest packet has {} bytes", PACKET_OVERHEAD + u32::from(SYMBOL_SIZE_MIN)))
+    })?;
     let members = manifest_members(file, &options.file, &tree);
     let manifest = members.manifest().map_err(|refusal| Failure::new(Exit::BadData, what(), refusal.to_string()))?;
     let config = SenderConfig {
@@ -162,6 +164,7 @@ struct Server<'a> {
     burst: Burst,
     started: Time,
     next_look: Time,
+    said_replaced: bool,
 }
 
 impl<'a> Server<'a> {
@@ -190,6 +193,7 @@ impl<'a> Server<'a> {
             sender,
             started: now,
             next_look: now,
+            said_replaced: false,
         })
     }
 
@@ -206,7 +210,7 @@ impl<'a> Server<'a> {
         };
         let line = format!(
             "sending {} ({}, id {}) to {} on {} from {}, {pace}, starting at {share:.1} %",
-            self.options.file.display(),
+            shown(&self.options.file),
             report::bytes(key.size.bytes()),
             key.id,
             self.options.group,
@@ -250,6 +254,10 @@ impl<'a> Server<'a> {
                 self.next_look = now.after(LOOK_INTERVAL);
             }
             let step = self.compose(now);
+            if self.content.is_torn() {
+                // What was composed from it may be wrong: it does not go out.
+                return Err(self.changed());
+            }
             if !self.burst.is_empty() {
                 self.line.send(&mut self.burst)?;
             }
@@ -283,14 +291,13 @@ impl<'a> Server<'a> {
 
     /// Looks at the source file, and reports progress where it is due.
     fn look(&mut self, now: Time) -> Result<(), Failure> {
-        let what = || format!("send {}", self.options.file.display());
+        let what = || format!("send {}", shown(&self.options.file));
         let state = self.file.identity_now().map_err(|error| Failure::io(Exit::Io, what(), &error))?;
         let known = self.file.identity();
-        // The time of the inode changes when the file is renamed or another takes its name, which is no harm to an open file.
-        if (state.size, state.mtime_ns) != (known.size, known.mtime_ns) {
-            let failure = Failure::new(Exit::Io, what(), "it was changed while it was being sent");
-            return Err(failure.remedy("start again; to publish a new file, rename it over the old one"));
+        if !state.same_content(known) || self.content.is_torn() {
+            return Err(self.changed());
         }
+        self.say_if_replaced();
         if self.report.is_due(now) {
             let passes = self.passes();
             let counts = self.sender.counts();
@@ -301,6 +308,23 @@ impl<'a> Server<'a> {
             self.report.progress(now, "status", fields, 0, 0, text);
         }
         Ok(())
+    }
+
+    fn changed(&self) -> Failure {
+        let what = format!("send {}", shown(&self.options.file));
+        Failure::new(Exit::Io, what, "it was changed while it was being sent")
+            .remedy("start again; to publish a new file, rename it over the old one")
+    }
+
+    /// Another file may take the name, or the name may go: what is being sent stays what it was.
+    fn say_if_replaced(&mut self) {
+        let inode = std::fs::metadata(&self.options.file).map(|metadata| metadata.ino()).ok();
+        if !self.said_replaced && inode != Some(self.file.identity().inode) {
+            self.said_replaced = true;
+            let text =
+                format!("{} has been replaced or removed: going on with the old content", shown(&self.options.file));
+            self.report.notice("warning", &text);
+        }
     }
 
     fn passes(&self) -> f64 {

@@ -51,7 +51,7 @@ struct Block {
     in_flight: u16,
     origin: Origin,
     turn: Option<Turn>,
-    attempts: u8,
+    attempts: u32,
     claimed_zero: bool,
     refuted_zero: bool,
     /// The file had bytes here before, which may be right.
@@ -167,7 +167,7 @@ impl Blocks {
     }
 
     /// How many turns there have been.
-    pub(super) fn attempts(&self, block: BlockIndex) -> u8 {
+    pub(super) fn attempts(&self, block: BlockIndex) -> u32 {
         self.get(block).attempts
     }
 

@@ -81,7 +81,9 @@ impl Receiver {
             object.note_description(&payload.description);
         }
         self.senders.heard(now, from, header.channel);
-        for entry in payload.description.channels() {
+        // Positions of another symbol size count something else.
+        let is_current = self.object().is_some_and(|object| object.is_current(&payload.description));
+        for entry in payload.description.channels().iter().filter(|_| is_current) {
             self.senders.describe(from, entry.channel, entry.cycle_length);
         }
         self.counts.manifests += 1;

@@ -31,7 +31,8 @@ impl LossTracker {
     pub fn packet(&mut self, position: Position, cycle_length: Option<u64>) {
         let position = position.value();
         let cycle = cycle_length.unwrap_or(POSITION_MAX + 1);
-        if position >= cycle {
+        // The last position is reserved for packets that are in no cycle.
+        if position >= cycle || position == POSITION_MAX {
             return;
         }
         let Some(expected) = self.expected.filter(|&expected| expected < cycle) else {

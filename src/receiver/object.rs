@@ -138,6 +138,11 @@ impl Object {
         self.next_evicted = (self.next_evicted + 1) % CANDIDATE_COUNT_MAX;
     }
 
+    /// Whether the description is that of the session in use.
+    pub(super) fn is_current(&self, description: &SessionDescription) -> bool {
+        self.sessions.symbol_size() == description.symbol_size
+    }
+
     pub(super) fn note_description(&mut self, description: &SessionDescription) {
         self.sessions.note(description.symbol_size, description.code);
     }
@@ -223,8 +228,8 @@ impl Object {
     /// A turn lasts for 1.5 passes of whatever comes, and twice as long when all have had theirs: a forger who has one cannot keep
     /// it, and one who floods cannot cut short all those of others.
     fn turn_allowance(&self, now: Time, block: BlockIndex, senders: &Senders) -> u64 {
-        let rounds = usize::from(self.blocks.attempts(block)) / senders.turn_count(now).max(1);
-        let doublings = u32::try_from(rounds).unwrap_or(u32::MAX).min(TURN_DOUBLINGS_MAX);
+        let turn_count = u32::try_from(senders.turn_count(now)).unwrap_or(u32::MAX).max(1);
+        let doublings = (self.blocks.attempts(block) / turn_count).min(TURN_DOUBLINGS_MAX);
         (self.blocks.layout().size().bytes().saturating_mul(3) / 2).saturating_mul(1 << doublings)
     }
 

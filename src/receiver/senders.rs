@@ -105,7 +105,6 @@ impl Senders {
         let of_address = |entry: &&mut SenderEntry| entry.addr.ip() == addr.ip() && entry.channel == channel;
         for entry in self.entries.iter_mut().filter(of_address) {
             entry.cycle = match entry.cycle {
-                _ if entry.addr == addr => Cycle::Known(cycle_length),
                 Cycle::Unknown => Cycle::Known(cycle_length),
                 Cycle::Known(known) if known == cycle_length => entry.cycle,
                 _ => Cycle::Disputed,
@@ -140,17 +139,19 @@ impl Senders {
 
     /// Whose turn it is to fill a block, `attempt` turns after its first failure. Streams that have given whole blocks have every
     /// other turn, however many others there are; those without a place in a full table have one together.
-    pub(super) fn in_turn(&self, attempt: u8, now: Time) -> Option<SenderIndex> {
+    pub(super) fn in_turn(&self, attempt: u32, now: Time) -> Option<SenderIndex> {
         let trusted = self.candidates(now, true);
         let others = self.candidates(now, false);
         let (trusted_count, other_count) = (trusted.clone().count(), others.clone().count());
-        let (round, is_odd) = (usize::from(attempt / 2), attempt % 2 == 1);
+        let (round, is_odd) = (attempt / 2, attempt % 2 == 1);
+        // The tables are short and the attempts may be many: the remainder first.
+        let nth = |count: usize, turn: u32| turn as usize % count;
         match (trusted_count, other_count) {
             (0, 0) => None,
-            (0, _) => others.cycle().nth(usize::from(attempt)),
-            (_, 0) => trusted.cycle().nth(usize::from(attempt)),
-            _ if is_odd => others.cycle().nth(round),
-            _ => trusted.cycle().nth(round),
+            (0, _) => others.clone().nth(nth(other_count, attempt)),
+            (_, 0) => trusted.clone().nth(nth(trusted_count, attempt)),
+            _ if is_odd => others.clone().nth(nth(other_count, round)),
+            _ => trusted.clone().nth(nth(trusted_count, round)),
         }
     }
 
@@ -212,8 +213,9 @@ mod tests {
         }
         assert_eq!(senders.entries[1].loss.restarts, 0);
         senders.describe(addr(2), ChannelId(0), 6000);
-        assert_eq!(senders.entries[usize::from(first.0)].cycle, Cycle::Disputed);
-        assert_eq!(senders.entries[usize::from(second.0)].cycle, Cycle::Known(6000));
+        for index in [first, second] {
+            assert_eq!(senders.entries[usize::from(index.0)].cycle, Cycle::Disputed, "the address contradicts itself");
+        }
     }
 
     #[test]
@@ -225,6 +227,8 @@ mod tests {
         assert_eq!(senders.turn_count(at(1)), 3);
         let turns: Vec<_> = (0..4).map(|attempt| senders.in_turn(attempt, at(1)).unwrap()).collect();
         assert_eq!(turns, [indices[2], indices[0], indices[2], indices[1]]);
+        let late: Vec<_> = (100_000..100_004).map(|attempt| senders.in_turn(attempt, at(1)).unwrap()).collect();
+        assert_eq!(late, turns, "turns never stop going round");
         assert_eq!(senders.in_turn(0, at(9)), None, "all are silent");
     }
 }

@@ -115,8 +115,8 @@ impl SendSocket {
         self.gso = false;
     }
 
-    /// Sends as many of `messages` as one system call takes, in order, and returns how many those are: at least 1 unless there
-    /// are none, at most 64. Waits while the send buffer is full.
+    /// Sends as many of `messages` as one system call takes, in order, and returns how many those are: at most 64, and 0
+    /// only if there are none or a signal came first. Waits while the send buffer is full.
     ///
     /// # Errors
     /// What the kernel says of the first message; none has then been sent. If it says so of a later one, the messages before it
@@ -128,20 +128,16 @@ impl SendSocket {
         let messages = &messages[..messages.len().min(MESSAGE_COUNT_MAX)];
         assert!(self.gso || messages.iter().all(|message| message.size <= message.segment_size), "GSO is off");
         self.batch.fill(buffer, messages);
-        loop {
-            let headers = self.batch.headers.as_mut_ptr();
-            // SAFETY: `fill` has pointed this many headers at `buffer`, borrowed until the call returns, and at the arrays of
-            // the batch, which nobody else touches meanwhile.
-            let sent = unsafe { libc::sendmmsg(self.socket.as_raw_fd(), headers, messages.len() as c_uint, 0) };
-            if let Ok(sent) = usize::try_from(sent) {
-                return Ok(sent);
-            }
-            let error = io::Error::last_os_error();
-            // An interrupted call has sent nothing, or it would have said how much.
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(error);
-            }
+        let headers = self.batch.headers.as_mut_ptr();
+        // SAFETY: `fill` has pointed this many headers at `buffer`, borrowed until the call returns, and at the arrays of the
+        // batch, which nobody else touches meanwhile.
+        let sent = unsafe { libc::sendmmsg(self.socket.as_raw_fd(), headers, messages.len() as c_uint, 0) };
+        if let Ok(sent) = usize::try_from(sent) {
+            return Ok(sent);
         }
+        let error = io::Error::last_os_error();
+        // An interrupted call has sent nothing, or it would have said how much.
+        if error.kind() == io::ErrorKind::Interrupted { Ok(0) } else { Err(error) }
     }
 }
 

@@ -3,20 +3,23 @@
 //! Whoever can write to the folder could have prepared the `.part`, so it is used only if it is a regular file of this user's
 //! with no other name, and locked. Nothing is ever written through a symbolic link.
 
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+mod part;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, File};
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use libc::c_int;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg};
+use nix::fcntl::{AT_FDCWD, AtFlags, Flock, PosixFadviseAdvice, posix_fadvise};
 use nix::unistd::{AccessFlags, faccessat, geteuid};
 
-use crate::failure::{Exit, Failure};
+use self::part::{Part, Record, create_what};
+use crate::failure::{Exit, Failure, shown};
 
 /// Parts that pwritev(2) takes at once (IOV_MAX of Linux).
 const PART_COUNT_MAX: usize = 1024;
@@ -34,18 +37,28 @@ pub struct Target {
     path: PathBuf,
 }
 
+/// What [`Target::create`] returns.
+#[derive(Debug)]
+pub struct Created {
+    /// The file to write to.
+    pub target: Target,
+    /// It holds bytes from an earlier attempt, which may be of use and may be anything.
+    pub reused: bool,
+    /// Where the `.part` that was in the way has been moved to: it belongs to another object.
+    pub set_aside: Option<PathBuf>,
+}
+
 impl Target {
-    /// Tells, before anything is received, whether `path` could be created: its folder can be written to, and what has the name
-    /// now, if anything, is a regular file that the rename can replace.
+    /// Tells, before anything is received, whether `path` could be created: its folder can be written to, what has the name
+    /// now, if anything, is a regular file that the rename can replace, and its `.part` can be created or resumed and is not in use.
     ///
     /// # Errors
     /// [`Exit::CannotCreate`].
     pub fn check(path: &Path) -> Result<(), Failure> {
-        let refused = |cause: &str| Failure::new(Exit::CannotCreate, create_what(path), cause);
-        part_path(path)?;
+        part::beside(path, ".part")?;
         let folder = folder_of(path);
         let in_folder = |error: io::Error| {
-            Failure::io(Exit::CannotCreate, format!("{} in {}", create_what(path), folder.display()), &error)
+            Failure::io(Exit::CannotCreate, format!("{} in {}", create_what(path), shown(folder)), &error)
         };
         let folder_metadata = fs::metadata(folder).map_err(in_folder)?;
         if !folder_metadata.is_dir() {
@@ -53,6 +66,13 @@ impl Target {
         }
         faccessat(AT_FDCWD, folder, AccessFlags::W_OK | AccessFlags::X_OK, AtFlags::AT_EACCESS)
             .map_err(|errno| in_folder(errno.into()))?;
+        Self::check_replaceable(path, &folder_metadata)?;
+        part::check(path)
+    }
+
+    /// Tells whether what is at `path`, if anything, can be replaced by renaming.
+    fn check_replaceable(path: &Path, folder: &fs::Metadata) -> Result<(), Failure> {
+        let refused = |cause: &str| Failure::new(Exit::CannotCreate, create_what(path), cause);
         let metadata = match fs::symlink_metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             found => found.map_err(|error| Failure::io(Exit::CannotCreate, create_what(path), &error))?,
@@ -68,8 +88,8 @@ impl Target {
             return Err(refused("is not a regular file"));
         }
         let user = geteuid();
-        let sticky = folder_metadata.mode() & STICKY != 0;
-        if sticky && !user.is_root() && ![metadata.uid(), folder_metadata.uid()].contains(&user.as_raw()) {
+        let sticky = folder.mode() & STICKY != 0;
+        if sticky && !user.is_root() && ![metadata.uid(), folder.uid()].contains(&user.as_raw()) {
             return Err(refused("belongs to another user"));
         }
         Ok(())
@@ -82,7 +102,7 @@ impl Target {
     pub fn free_space(path: &Path) -> Result<u64, Failure> {
         let folder = folder_of(path);
         let status = nix::sys::statvfs::statvfs(folder).map_err(|errno| {
-            Failure::io(Exit::CannotCreate, format!("find free space of {}", folder.display()), &errno.into())
+            Failure::io(Exit::CannotCreate, format!("find free space of {}", shown(folder)), &errno.into())
         })?;
         #[allow(clippy::useless_conversion, reason = "the types differ from platform to platform")]
         let (blocks, block_size) = (u64::from(status.blocks_available()), u64::from(status.fragment_size()));
@@ -92,46 +112,32 @@ impl Target {
     /// Bytes of storage that the `.part` of `path` already takes up; 0 if there is none.
     #[must_use]
     pub fn occupied(path: &Path) -> u64 {
-        let part = part_path(path).ok().and_then(|part| fs::symlink_metadata(part).ok());
+        let part = part::beside(path, ".part").ok().and_then(|part| fs::symlink_metadata(part).ok());
         part.filter(fs::Metadata::is_file).map_or(0, |metadata| metadata.blocks().saturating_mul(512))
     }
 
-    /// Creates or resumes the `.part` of `path` and gives it `size` bytes, as a hole as far as it is new. Returned with it is
-    /// whether it already had exactly that size, more than 0: its bytes may then be of use, and may be anything.
+    /// Creates or resumes the `.part` of `path` for the object with the id `object`, and gives it `size` bytes, as a hole as far as it
+    /// is new. A `.part` of another object is set aside, and one of this object that was set aside earlier is taken back.
     ///
     /// # Errors
     /// [`Exit::CannotCreate`].
-    pub fn create(path: &Path, size: u64) -> Result<(Self, bool), Failure> {
-        let part = part_path(path)?;
-        let what = create_what(&part);
-        let refused = |error: io::Error| Failure::io(Exit::CannotCreate, what.clone(), &error);
-        let (file, is_new) = open_part(&part).map_err(|error| match error.raw_os_error() {
-            Some(libc::ELOOP) => {
-                Failure::new(Exit::CannotCreate, what.clone(), "is a symbolic link").remedy("remove it")
-            }
-            _ => refused(error),
-        })?;
-        let metadata = file.metadata().map_err(refused)?;
-        // A new one is ours, even where the file system shows another owner, as vfat does.
-        if let Some(cause) = distrust(&metadata).filter(|_| !is_new) {
-            return Err(Failure::new(Exit::CannotCreate, what, cause).remedy("remove it"));
-        }
-        let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-            Errno::EWOULDBLOCK => Failure::new(Exit::CannotCreate, what.clone(), "another iotupc is writing it"),
-            errno => refused(errno.into()),
-        })?;
-        // Between opening and locking, another may have completed it: then this is no longer a `.part`.
-        if !names(&part, &file).map_err(refused)? {
-            return Err(Failure::new(Exit::CannotCreate, what, "was replaced meanwhile").remedy("start again"));
-        }
+    ///
+    /// # Panics
+    /// If `object` is not 24 hexadecimal digits, in lower case.
+    pub fn create(path: &Path, size: u64, object: &str) -> Result<Created, Failure> {
+        let part_path = part::beside(path, ".part")?;
+        let Part { file, reused, set_aside } = part::obtain(path, &Record::new(object, size))?;
+        let refused = |error: io::Error| Failure::io(Exit::CannotCreate, create_what(&part_path), &error);
         let size_before = file.metadata().map_err(refused)?.len();
-        if size_before != size {
-            // By way of nothing, so that what it held before gives its room back.
+        if !reused {
+            // By way of nothing, so that room that was set apart for it is given back.
             file.set_len(0).map_err(refused)?;
+        }
+        if !reused || size_before != size {
             file.set_len(size).map_err(refused)?;
         }
-        let resumable = size > 0 && size_before == size;
-        Ok((Self { file, size, part, path: path.to_owned() }, resumable))
+        let target = Self { file, size, part: part_path, path: path.to_owned() };
+        Ok(Created { target, reused: reused && size > 0, set_aside })
     }
 
     /// Writes `parts` one after the other from `offset` on, all of them.
@@ -209,18 +215,19 @@ impl Target {
     /// it was only the folder that could not be synced.
     pub fn commit(self) -> Result<(), Failure> {
         let failure =
-            |exit, verb: &str, path: &Path, error| Failure::io(exit, format!("{verb} {}", path.display()), &error);
-        self.file.sync_all().map_err(|error| failure(Exit::Io, "sync", &self.part, error))?;
+            |exit, verb: &str, path: &Path, error| Failure::io(exit, format!("{verb} {}", shown(path)), &error);
+        self.file.sync_all().map_err(|error| self.sync_failure(&error))?;
         let rename = |error| failure(Exit::CannotCreate, "rename to", &self.path, error);
-        if !names(&self.part, &self.file).map_err(rename)? {
-            let what = format!("rename to {}", self.path.display());
+        if !part::names(&self.part, &self.file).map_err(rename)? {
+            let what = format!("rename to {}", shown(&self.path));
             return Err(Failure::new(
                 Exit::CannotCreate,
                 what,
-                format!("{} was replaced meanwhile", self.part.display()),
+                format!("{} was replaced meanwhile", shown(&self.part)),
             ));
         }
         fs::rename(&self.part, &self.path).map_err(rename)?;
+        part::forget(&self.path);
         let folder = folder_of(&self.path);
         match File::open(folder).and_then(|folder| folder.sync_all()) {
             // Some file systems cannot sync a folder, and some folders can be written to but not read.
@@ -235,6 +242,14 @@ impl Target {
     #[must_use]
     pub fn part_path(&self) -> &Path {
         &self.part
+    }
+
+    /// What a failed sync means: the kernel has marked pages as stored that are not, and tells so only once.
+    fn sync_failure(&self, error: &io::Error) -> Failure {
+        // So that whoever reads it next reads the device, not those pages. Without it, less is found out.
+        let _ = posix_fadvise(&*self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        let remedy = "the disk may be failing: do not trust this file, the next run verifies its blocks again";
+        Failure::io(Exit::Io, format!("sync {}", shown(&self.part)), error).remedy(remedy)
     }
 
     fn assert_within(&self, offset: u64, size: u64) {
@@ -264,228 +279,6 @@ fn signed(value: u64) -> io::Result<libc::off64_t> {
     libc::off64_t::try_from(value).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))
 }
 
-fn create_what(path: &Path) -> String {
-    format!("create {}", path.display())
-}
-
 fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// `.NAME.part` in the folder of `path`, if that ends in a name.
-fn part_path(path: &Path) -> Result<PathBuf, Failure> {
-    // `file_name` looks past a slash at the end, which the kernel takes for a folder.
-    let name = path.file_name().filter(|name| path.as_os_str().as_bytes().ends_with(name.as_bytes()));
-    let name = name.ok_or_else(|| Failure::new(Exit::CannotCreate, create_what(path), "not the name of a file"))?;
-    let mut part = OsString::from(".");
-    part.push(name);
-    part.push(".part");
-    Ok(path.with_file_name(part))
-}
-
-/// Opens the `.part`, and says whether it is new.
-fn open_part(part: &Path) -> io::Result<(File, bool)> {
-    let mut options = OpenOptions::new();
-    // A fifo in its place must not hang; the mode is for the umask to narrow.
-    options.read(true).write(true).mode(0o666).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY);
-    match options.clone().create_new(true).open(part) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok((options.open(part)?, false)),
-        result => Ok((result?, true)),
-    }
-}
-
-/// Why a `.part` found in the folder must not be written to.
-fn distrust(metadata: &fs::Metadata) -> Option<&'static str> {
-    match metadata {
-        _ if !metadata.is_file() => Some("is not a regular file"),
-        _ if metadata.uid() != geteuid().as_raw() => Some("belongs to another user"),
-        _ if metadata.nlink() != 1 => Some("has another name too"),
-        _ => None,
-    }
-}
-
-/// Whether `path` is a name of the open file.
-fn names(path: &Path, file: &File) -> io::Result<bool> {
-    let ours = file.metadata()?;
-    match fs::symlink_metadata(path) {
-        Ok(named) => Ok((named.dev(), named.ino()) == (ours.dev(), ours.ino())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn folder() -> (tempfile::TempDir, PathBuf) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("out.img");
-        (folder, path)
-    }
-
-    /// The cause for which the target cannot be created.
-    fn refusal(result: Result<impl Sized, Failure>) -> String {
-        let failure = result.err().expect("it is refused");
-        assert_eq!(failure.exit, Exit::CannotCreate);
-        failure.to_string().rsplit(": ").next().unwrap().to_owned()
-    }
-
-    #[test]
-    fn committed_target_has_its_name_and_no_part() {
-        let (folder, path) = folder();
-        Target::check(&path).unwrap();
-        let (target, resumable) = Target::create(&path, 6).unwrap();
-        assert!(!resumable);
-        assert_eq!(target.part_path(), folder.path().join(".out.img.part"));
-        target.write_run(1, &[IoSlice::new(b"ab"), IoSlice::new(b""), IoSlice::new(b"c")]).unwrap();
-        let mut all = [9; 6];
-        target.read_exact_at(0, &mut all).unwrap();
-        target.commit().unwrap();
-        assert_eq!((&all, fs::read(&path).unwrap().as_slice()), (b"\0abc\0\0", &b"\0abc\0\0"[..]));
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-        Target::check(&path).unwrap();
-    }
-
-    #[test]
-    fn only_a_part_of_the_same_size_is_resumable() {
-        let (_folder, path) = folder();
-        let resumable = |size| Target::create(&path, size).unwrap().1;
-        assert_eq!(
-            [resumable(6), resumable(6), resumable(7), resumable(0), resumable(0)],
-            [false, true, false, false, false]
-        );
-    }
-
-    #[test]
-    fn resumed_part_keeps_its_bytes_and_another_size_does_not() {
-        let (_folder, path) = folder();
-        let first_byte = |target: &Target| {
-            let mut byte = [0];
-            target.read_exact_at(0, &mut byte).unwrap();
-            byte[0]
-        };
-        Target::create(&path, 6).unwrap().0.write_run(0, &[IoSlice::new(b"x")]).unwrap();
-        assert_eq!(first_byte(&Target::create(&path, 6).unwrap().0), b'x');
-        assert_eq!(first_byte(&Target::create(&path, 7).unwrap().0), 0);
-    }
-
-    #[test]
-    fn more_parts_than_one_call_takes_are_written() {
-        let (_folder, path) = folder();
-        let bytes: Vec<u8> = (0..3_000_u32).map(|i| (i % 251) as u8).collect();
-        let parts: Vec<IoSlice<'_>> = bytes.chunks(1).map(IoSlice::new).collect();
-        let (target, _) = Target::create(&path, 3_000).unwrap();
-        target.write_run(0, &parts).unwrap();
-        let mut all = vec![0; 3_000];
-        target.read_exact_at(0, &mut all).unwrap();
-        assert_eq!(all, bytes);
-    }
-
-    #[test]
-    #[should_panic(expected = "a range is within the target")]
-    fn run_beyond_the_target_is_a_broken_invariant() {
-        let (_folder, path) = folder();
-        let _ = Target::create(&path, 6).unwrap().0.write_run(5, &[IoSlice::new(b"ab")]);
-    }
-
-    #[test]
-    fn zeroed_range_reads_as_zeroes_and_nothing_else_does() {
-        let (_folder, path) = folder();
-        let (target, _) = Target::create(&path, 100_000).unwrap();
-        target.write_run(0, &[IoSlice::new(&[7; 100_000])]).unwrap();
-        target.zero(10, 90_000).unwrap();
-        target.zero(99_999, 0).unwrap();
-        let mut all = vec![0; 100_000];
-        target.read_exact_at(0, &mut all).unwrap();
-        assert!(all.iter().enumerate().all(|(i, &byte)| byte == if (10..90_010).contains(&i) { 0 } else { 7 }));
-        assert_eq!(target.file.metadata().unwrap().len(), 100_000);
-    }
-
-    #[test]
-    fn part_that_somebody_else_could_have_prepared_is_refused() {
-        let (folder, path) = folder();
-        let (part, other) = (folder.path().join(".out.img.part"), folder.path().join("other"));
-        fs::write(&other, b"precious").unwrap();
-        std::os::unix::fs::symlink(&other, &part).unwrap();
-        assert_eq!(refusal(Target::create(&path, 8)), "is a symbolic link (remove it)");
-        fs::remove_file(&part).unwrap();
-        fs::hard_link(&other, &part).unwrap();
-        assert_eq!(refusal(Target::create(&path, 8)), "has another name too (remove it)");
-        fs::remove_file(&part).unwrap();
-        nix::unistd::mkfifo(&part, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert_eq!(refusal(Target::create(&path, 8)), "is not a regular file (remove it)");
-        assert_eq!(fs::read(&other).unwrap(), b"precious");
-    }
-
-    #[test]
-    fn part_of_another_user_is_refused() {
-        if !geteuid().is_root() {
-            return;
-        }
-        let (folder, path) = folder();
-        let part = folder.path().join(".out.img.part");
-        fs::write(&part, b"").unwrap();
-        std::os::unix::fs::chown(&part, Some(65_534), None).unwrap();
-        assert_eq!(refusal(Target::create(&path, 8)), "belongs to another user (remove it)");
-    }
-
-    #[test]
-    fn part_that_another_is_writing_is_refused() {
-        let (_folder, path) = folder();
-        let writer = Target::create(&path, 8).unwrap();
-        assert_eq!(refusal(Target::create(&path, 8)), "another iotupc is writing it");
-        drop(writer);
-        assert!(Target::create(&path, 8).unwrap().1);
-    }
-
-    #[test]
-    fn replaced_part_is_not_committed() {
-        let (_folder, path) = folder();
-        let (target, _) = Target::create(&path, 8).unwrap();
-        fs::remove_file(target.part_path()).unwrap();
-        fs::write(target.part_path(), b"impostor").unwrap();
-        assert_eq!(target.commit().unwrap_err().exit, Exit::CannotCreate);
-        assert!(!path.exists());
-    }
-
-    #[test]
-    fn output_that_cannot_be_is_refused_beforehand() {
-        let (folder, path) = folder();
-        let at = |name: &str| folder.path().join(name);
-        std::os::unix::fs::symlink(&path, at("link")).unwrap();
-        fs::write(at("file"), b"").unwrap();
-        nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert_eq!(refusal(Target::check(folder.path())), "is a directory");
-        assert_eq!(refusal(Target::check(&at("name/"))), "not the name of a file");
-        assert_eq!(refusal(Target::check(&at(".."))), "not the name of a file");
-        assert_eq!(refusal(Target::check(Path::new(""))), "not the name of a file");
-        assert_eq!(refusal(Target::check(&at("missing/name"))), "no such file or directory");
-        assert_eq!(refusal(Target::check(&at("file/name"))), "not a directory");
-        assert_eq!(refusal(Target::check(&at("link"))), "is a symbolic link (name the file it points to)");
-        assert_eq!(refusal(Target::check(&at("fifo"))), "is not a regular file");
-    }
-
-    #[test]
-    fn folder_that_may_not_be_written_to_is_refused() {
-        if geteuid().is_root() {
-            return;
-        }
-        let (folder, path) = folder();
-        fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o555)).unwrap();
-        assert_eq!(refusal(Target::check(&path)), "permission denied");
-    }
-
-    #[test]
-    fn free_space_is_that_of_the_folder() {
-        let (_folder, path) = folder();
-        assert!(Target::free_space(&path).unwrap() > 0);
-        assert!(Target::free_space(Path::new("name-in-the-working-folder")).is_ok());
-    }
-
-    #[test]
-    fn targets_can_be_shared_among_threads() {
-        fn shared<T: Send + Sync>() {}
-        shared::<Target>();
-    }
 }

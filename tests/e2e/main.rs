@@ -16,4 +16,5 @@ mod loss;
 mod output;
 mod run;
 mod servers;
+mod source;
 mod transfer;
