@@ -33,6 +33,7 @@ fn file_that_is_removed_or_replaced_is_sent_on_as_it_was() {
     let original = lab.path("original");
     fs::copy(&source, &original).expect("copy");
     let server = serve(&lab, &server_host, &source, Family::V4.group(), &["--rate", "50M"]);
+    let _ = server.wait_for_event("sending");
     let other = make(&lab, "other", Content::Random { size: MIB, seed: 2 });
     fs::rename(&other, &source).expect("replace");
     let warned = server.wait_for("a warning", |event| event["event"] == "notice" && event["kind"] == "warning");
@@ -63,8 +64,8 @@ fn partial_file_of_another_object_is_set_aside_and_taken_up_again() {
     let server = serve(&lab, &server_host, &first, Family::V4.group(), &["--rate", "10M"]);
     let receiver = receive(&receiver_host, &copy, Family::V4.group());
     let id = text(&receiver.wait_for_event("manifest"), "object").to_owned();
-    let half = |event: &serde_json::Value| event["event"] == "progress" && count(event, "held") >= 2 * MIB;
-    let _ = receiver.wait_for("half of the first file", half);
+    let most = |event: &serde_json::Value| event["event"] == "progress" && count(event, "held") >= 3 * MIB;
+    let _ = receiver.wait_for("most of the first file", most);
     receiver.signal(nix::sys::signal::Signal::SIGTERM);
     assert_eq!(receiver.wait().exit, Some(143));
     drop(server);
