@@ -184,9 +184,11 @@ impl Line {
     /// Goes over to `sendmmsg`, and sends what the ring has not.
     fn leave_ring(&mut self, error: &io::Error, mut unsent: Vec<Landed>) -> Result<(), Failure> {
         let Engine::Uring(mut ring) = std::mem::replace(&mut self.engine, Engine::None) else { return Ok(()) };
-        while let Ok(Some(landed)) = ring.land(true) {
-            if !landed.failed.is_empty() {
-                unsent.push(landed);
+        while !ring.is_idle() && !is_stopped() {
+            match ring.land(true) {
+                Ok(Some(landed)) if !landed.failed.is_empty() => unsent.push(landed),
+                Ok(_) => {}
+                Err(_) => break,
             }
         }
         let mut socket = ring.into_socket();
