@@ -23,11 +23,11 @@
 //!
 //! # A packet's way
 //!
-//! `sender::Sender` says which packet is next, and when; `drive::serve` composes bursts of them in one buffer and hands them to
-//! io_uring (`sys::UringSocket`) or `sendmmsg` (`sys::SendSocket`), which send equal-sized neighbours as one GSO message. On the other side `sys::ReceiveSocket` fills a batch,
-//! `receiver::Receiver` judges every datagram and answers where its payload belongs, `drive::receive` writes contiguous runs by one
-//! `pwritev`, and worker threads hash the blocks that the machine asks to have verified. Only a verified block counts; when all
-//! are, the file is synced and renamed into place.
+//! `sender::Sender` says which packet is next, and when. `drive::serve` composes bursts of them in one buffer and hands them to
+//! io_uring (`sys::UringSocket`) or `sendmmsg` (`sys::SendSocket`), which send equal-sized neighbours as one GSO message. On the other
+//! side `sys::ReceiveSocket` fills a batch, `receiver::Receiver` judges every datagram and answers where its payload belongs,
+//! `drive::receive` writes contiguous runs by one `pwritev`, and worker threads hash the blocks that the machine asks to have
+//! verified. Only a verified block counts; when all are, the file is synced and renamed into place.
 
 #![deny(unsafe_code)]
 

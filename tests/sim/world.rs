@@ -192,8 +192,12 @@ pub(crate) fn run(seed: u64, scenario: &Scenario) -> Report {
         let expect = scenario.expect;
         assert!(
             is_as_expected,
-            "seed {seed}, host {index}: expected {expect:?}, deadline {:?}: {host:?}",
-            scenario.deadline
+            "seed {seed}, host {index}: expected {expect:?}, deadline {:?}: {:?} after {} data packets from {} streams, {:?}",
+            scenario.deadline,
+            host.outcome,
+            host.data_sent,
+            host.senders.len(),
+            host.counts
         );
     }
     report
