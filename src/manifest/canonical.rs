@@ -119,7 +119,7 @@ impl Scanner<'_> {
     fn object(&mut self, level_count: usize) -> Result<Object, Fault> {
         let inner = level_count.checked_sub(1).ok_or(Fault::Depth)?;
         let mut members = Object::new();
-        self.expect("{")?;
+        self.require("{")?;
         if self.take("}") {
             return Ok(members);
         }
@@ -129,19 +129,19 @@ impl Scanner<'_> {
             if members.last_key_value().is_some_and(|(last, _)| *last >= name) {
                 return Err(Fault::Form);
             }
-            self.expect(":")?;
+            self.require(":")?;
             members.insert(name, self.value(inner)?);
             if self.take("}") {
                 return Ok(members);
             }
-            self.expect(",")?;
+            self.require(",")?;
         }
     }
 
     fn array(&mut self, level_count: usize) -> Result<Vec<Value>, Fault> {
         let inner = level_count.checked_sub(1).ok_or(Fault::Depth)?;
         let mut values = Vec::new();
-        self.expect("[")?;
+        self.require("[")?;
         if self.take("]") {
             return Ok(values);
         }
@@ -150,13 +150,13 @@ impl Scanner<'_> {
             if self.take("]") {
                 return Ok(values);
             }
-            self.expect(",")?;
+            self.require(",")?;
         }
     }
 
     fn string(&mut self) -> Result<String, Fault> {
         let mut string = String::new();
-        self.expect("\"")?;
+        self.require("\"")?;
         loop {
             match self.character()? {
                 '"' => return Ok(string),
@@ -217,7 +217,7 @@ impl Scanner<'_> {
         rest.is_some()
     }
 
-    fn expect(&mut self, token: &str) -> Result<(), Fault> {
+    fn require(&mut self, token: &str) -> Result<(), Fault> {
         if self.take(token) { Ok(()) } else { Err(Fault::Form) }
     }
 }

@@ -209,6 +209,10 @@ impl Object {
     /// Whether a symbol from `sender` may go into the block: into one that has failed only those of whose turn it is may.
     fn may_fill(&mut self, now: Time, block: BlockIndex, sender: SenderIndex, senders: &Senders) -> bool {
         let Some(turn) = self.blocks.turn(block) else { return true };
+        if self.blocks.state(block) != State::Open {
+            // It takes no symbols from anybody now, and what is being hashed must stay as it is counted.
+            return true;
+        }
         let used = self.sessions.data_bytes().saturating_sub(turn.began);
         let is_over = senders.is_silent(turn.sender, now) || used > self.turn_allowance(now, block, senders);
         if turn.sender == sender && !is_over {
