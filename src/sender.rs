@@ -303,6 +303,14 @@ impl Sender {
         }
     }
 
+    /// The bytes of the longest packet.
+    #[must_use]
+    pub fn packet_size_max(&self) -> usize {
+        let data = usize::from(self.carousel.layout().symbol_size().bytes());
+        let hashes = largest_hashes_size(&self.tree, self.group_log2);
+        (HEADER_SIZE + data.max(usize::try_from(hashes).unwrap_or(0))).max(self.manifest_packet.len())
+    }
+
     /// The bytes of a packet.
     #[must_use]
     pub fn packet_size(&self, outgoing: &Outgoing) -> usize {
@@ -313,6 +321,15 @@ impl Sender {
             Outgoing::Manifest => self.manifest_packet.len(),
             Outgoing::Hashes(group) => HEADER_SIZE + hashes_size(group),
         }
+    }
+
+    /// The bytes of `content` that a packet carries, if it is a data packet: what composing it will read.
+    #[must_use]
+    pub fn payload<'a>(&self, outgoing: &Outgoing, content: &'a [u8]) -> Option<&'a [u8]> {
+        let Outgoing::Data { block, esi, .. } = outgoing else { return None };
+        let place = self.carousel.layout().place(*block, *esi).expect("a source symbol");
+        let start = usize::try_from(place.offset).expect("the object is mapped");
+        content.get(start..start + usize::from(place.size))
     }
 
     /// Writes a packet into `out`, which has exactly [`Self::packet_size`] bytes. `content` is the whole object; `hashes` has a place

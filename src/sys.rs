@@ -7,6 +7,7 @@
 pub mod clock;
 #[allow(unsafe_code)]
 pub mod interface;
+#[allow(unsafe_code)]
 pub mod memory;
 pub mod processors;
 #[allow(unsafe_code)]
