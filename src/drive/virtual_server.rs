@@ -166,7 +166,16 @@ pub(super) fn run(recipe: Recipe, common: &Common, published: &Published, events
     common.start.wait();
     let burst = Burst::new(gso, recipe.sender.packet_size_max());
     let (sender, packets) = (recipe.sender, burst.packet_count_max());
-    let mut server = VirtualServer { next: Vec::with_capacity(packets), deferred: Vec::with_capacity(packets), sender, line, burst, common, published, events };
+    let mut server = VirtualServer {
+        next: Vec::with_capacity(packets),
+        deferred: Vec::with_capacity(packets),
+        sender,
+        line,
+        burst,
+        common,
+        published,
+        events,
+    };
     clock::sleep_until(clock::now().after(recipe.delay));
     let result = server.serve();
     server.published.tell(&server.sender, &server.line);
@@ -231,7 +240,9 @@ impl VirtualServer<'_> {
             ahead(index + PREFETCH_DISTANCE);
             push(burst, outgoing);
             // A shorter packet ends a message: there it costs nothing, within it would cost another message.
-            if burst.takes_one_more() && let Some(control) = deferred.next() {
+            if burst.takes_one_more()
+                && let Some(control) = deferred.next()
+            {
                 push(burst, control);
             }
         }
