@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::burst::Burst;
 use super::line::{EngineChoice, Line};
+use super::repair::{Repair, Symbols};
 use crate::failure::Failure;
 use crate::sender::{Sender, SenderCounts, Step};
 use crate::sys::{Scratch, SendSocket, SourceMap, clock, processors};
@@ -21,6 +22,8 @@ const SLEEP_MAX: Duration = Duration::from_millis(100);
 pub(super) struct Common {
     /// The object's bytes.
     pub(super) content: SourceMap,
+    /// Its repair symbols, as far as they have been computed.
+    pub(super) repair: Repair,
     /// Where payload hashes are remembered.
     pub(super) hashes: Option<Scratch>,
     /// Nothing more is to be sent.
@@ -206,12 +209,13 @@ impl VirtualServer<'_> {
     fn compose(&mut self, now: Time) -> Option<Step> {
         self.burst.clear();
         let hashes = self.common.hashes.as_ref().map_or(&[][..], Scratch::words);
+        let content = Symbols { source: &self.common.content, repair: &self.common.repair };
         while self.burst.has_room() {
-            match self.sender.poll(now) {
+            match self.sender.poll_with(now, &content) {
                 Step::Send(outgoing) => {
-                    let (sender, content) = (&self.sender, &self.common.content);
+                    let sender = &self.sender;
                     self.burst
-                        .push(sender.packet_size(&outgoing), |out| sender.compose(&outgoing, content, hashes, out));
+                        .push(sender.packet_size(&outgoing), |out| sender.compose(&outgoing, &content, hashes, out));
                 }
                 step => return Some(step),
             }
