@@ -8,6 +8,7 @@ mod burst;
 mod choose;
 mod end;
 mod line;
+mod repair;
 mod report;
 mod runs;
 mod virtual_server;

@@ -12,7 +12,7 @@ use iotupd::limits::BLOCK_SIZE;
 use iotupd::manifest::{DisplayName, Members};
 use iotupd::object::{Group, block_size};
 use iotupd::receiver::{Action, DropReason, Receiver, ReceiverConfig, Store, Verdict, Work};
-use iotupd::sender::{Outgoing, Pacing, Sender, SenderConfig};
+use iotupd::sender::{Fec, Outgoing, Pacing, Sender, SenderConfig};
 use iotupd::types::{BlockIndex, Digest, Esi, ObjectSize, Position, SymbolSize, Time};
 use iotupd::wire::seal;
 
@@ -77,6 +77,7 @@ fn sender_of(content: &[u8], symbol_size: u16, change: impl Fn(&mut Members)) ->
         ip_overhead: 28,
         pacing: Pacing::Unpaced,
         start_ppm: 0,
+        fec: Fec::OFF,
         passes: None,
         manifest_text: members.manifest().unwrap().to_text().into_bytes(),
     };

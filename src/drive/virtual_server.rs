@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::burst::Burst;
 use super::line::{EngineChoice, Line};
+use super::repair::{Repair, Symbols};
 use crate::failure::Failure;
 use crate::sender::{Outgoing, Sender, SenderCounts, Step};
 use crate::sys::{Scratch, SendSocket, SourceMap, clock, memory, processors};
@@ -25,6 +26,8 @@ const PREFETCH_DISTANCE: usize = 4;
 pub(super) struct Common {
     /// The object's bytes.
     pub(super) content: SourceMap,
+    /// Its repair symbols, as far as they have been computed.
+    pub(super) repair: Repair,
     /// Where payload hashes are remembered.
     pub(super) hashes: Option<Scratch>,
     /// Nothing more is to be sent.
@@ -224,16 +227,17 @@ impl VirtualServer<'_> {
     fn compose(&mut self, now: Time) -> Option<Step> {
         let last = self.gather(now);
         let hashes = self.common.hashes.as_ref().map_or(&[][..], Scratch::words);
-        let (sender, content) = (&self.sender, &self.common.content);
+        let content = Symbols { source: &self.common.content, repair: &self.common.repair };
+        let sender = &self.sender;
         let ahead = |index: usize| {
-            if let Some(payload) = self.next.get(index).and_then(|outgoing| sender.payload(outgoing, content)) {
+            if let Some(payload) = self.next.get(index).and_then(|outgoing| sender.payload(outgoing, &content)) {
                 memory::prefetch(payload);
             }
         };
         (0..PREFETCH_DISTANCE).for_each(ahead);
         let mut deferred = self.deferred.iter().peekable();
         let (burst, push) = (&mut self.burst, |burst: &mut Burst, outgoing: &Outgoing| {
-            burst.push(sender.packet_size(outgoing), |out| sender.compose(outgoing, content, hashes, out));
+            burst.push(sender.packet_size(outgoing), |out| sender.compose(outgoing, &content, hashes, out));
         });
         burst.clear();
         for (index, outgoing) in self.next.iter().enumerate() {
@@ -255,9 +259,10 @@ impl VirtualServer<'_> {
     fn gather(&mut self, now: Time) -> Option<Step> {
         self.next.clear();
         self.deferred.clear();
+        let content = Symbols { source: &self.common.content, repair: &self.common.repair };
         let mut has_data = false;
         while self.next.len() + self.deferred.len() < self.burst.packet_count_max() {
-            match self.sender.poll(now) {
+            match self.sender.poll_with(now, &content) {
                 Step::Send(outgoing) => {
                     let is_data = matches!(outgoing, Outgoing::Data { .. });
                     has_data |= is_data;

@@ -7,7 +7,7 @@ use crate::digest::{ObjectTree, block_value, zero_block_value};
 use crate::limits::BLOCK_SIZE;
 use crate::manifest::{DisplayName, Members};
 use crate::object::Group;
-use crate::sender::{Outgoing, Pacing, Sender, SenderConfig, Step};
+use crate::sender::{Fec, Outgoing, Pacing, Sender, SenderConfig, Step};
 use crate::types::Position;
 use crate::wire::seal;
 
@@ -55,6 +55,7 @@ impl Source {
             ip_overhead: 28,
             pacing: Pacing::Unpaced,
             start_ppm: 0,
+            fec: Fec::OFF,
             passes: None,
             manifest_text: members.manifest().unwrap().to_text().into_bytes(),
         };
