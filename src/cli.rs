@@ -165,6 +165,9 @@ pub struct ReceiverArgs {
     /// Refuse larger files: 500M, 2GiB (K, M, G, T are powers of 1024; KB, MB, GB, TB of 1000; default: the free space)
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub max_size: Option<ByteCount>,
+    /// Use no repair symbols: complete the file from its own bytes alone, which takes longer where packets are lost
+    #[arg(long)]
+    pub no_decode: bool,
     /// Print events as JSON, one object a line, on standard output
     #[arg(long)]
     pub json: bool,

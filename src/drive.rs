@@ -7,6 +7,7 @@ pub mod serve;
 mod burst;
 mod choose;
 mod end;
+mod kept;
 mod line;
 mod repair;
 mod report;

@@ -98,6 +98,8 @@ pub const MTU_MAX: u32 = 9216;
 
 /// Bytes of packets kept while no manifest has been accepted.
 pub const WAITING_SIZE_MAX: usize = 8 << 20;
+/// Bytes of symbols kept because no slot of their block is free that they fit into.
+pub const KEPT_SIZE_MAX: usize = 16 << 20;
 /// Sender addresses (with port) that a receiver keeps account of.
 pub const SENDER_COUNT_MAX: usize = 64;
 /// Descriptions (symbol size and code) that a receiver remembers.
@@ -135,4 +137,4 @@ const _: () = assert!(REORDER_WINDOW * 4 < CYCLE_LENGTH_MIN);
 const _: () = assert!(8 + 8 + 32 * CHANNEL_COUNT_MAX + MANIFEST_SIGNED_SIZE_MAX <= MANIFEST_PAYLOAD_SIZE_MAX);
 const _: () = assert!(1 << PATH_LENGTH_MAX >= OBJECT_SIZE_MAX.div_ceil(BLOCK_SIZE));
 const _: () = assert!(MANIFEST_PAYLOAD_SIZE_MAX + HEADER_SIZE + 48 <= MTU_ROUTED as usize);
-const _: () = assert!(WAITING_SIZE_MAX > DATAGRAM_SIZE_MAX);
+const _: () = assert!(WAITING_SIZE_MAX > DATAGRAM_SIZE_MAX && KEPT_SIZE_MAX > SYMBOL_SIZE_MAX as usize);

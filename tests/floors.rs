@@ -60,8 +60,8 @@ const ALL: &[&str] = &[
     "drive",
 ];
 
-/// The tests of a machine may drive it by its counterpart: the receiver's by a real sender.
-const TESTS_MAY_USE_AS_WELL: [(&str, &str); 1] = [("receiver", "sender")];
+/// The tests of a machine may drive it by its counterpart: the receiver's by a real sender, and do what `drive` does around it.
+const TESTS_MAY_USE_AS_WELL: [(&str, &str); 2] = [("receiver", "sender"), ("receiver", "fec")];
 
 /// The modules that are functions of what they are given.
 const PROTOCOL: [&str; 11] =
