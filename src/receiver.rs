@@ -354,9 +354,9 @@ impl Receiver {
     ///
     /// # Panics
     /// If the memory does not have as many words as were asked for.
-    pub fn handle_remapped(&mut self, memory: Box<dyn SlotMemory>) {
+    pub fn handle_remapped(&mut self, now: Time, memory: Box<dyn SlotMemory>) {
         if let Phase::Receiving(object) = &mut self.phase {
-            object.remapped(memory);
+            object.remapped(now, memory);
         }
     }
 

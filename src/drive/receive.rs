@@ -229,7 +229,7 @@ impl Transfer<'_> {
                 }
                 Action::Remap { word_count } => {
                     let memory = self.slot_memory(word_count)?;
-                    self.receiver.handle_remapped(memory);
+                    self.receiver.handle_remapped(now, memory);
                 }
                 Action::Commit => return Ok(Some(Outcome::Verified)),
                 Action::GiveUp(reason) => return Ok(Some(Outcome::GaveUp(reason))),
