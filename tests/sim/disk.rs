@@ -188,28 +188,30 @@ impl Disk {
 
     fn lose_map(&mut self, loss: MapLoss) {
         let (random, map, flushed) = (&mut self.random, &self.map, &self.flushed_map);
-        let old = |index: usize| flushed.get(index).copied().unwrap_or(0);
-        let all = map.iter().enumerate();
+        let restore = |first: usize, words: &[AtomicU32]| {
+            for (index, word) in (first..).zip(words) {
+                word.store(flushed.get(index).copied().unwrap_or(0), Ordering::Relaxed);
+            }
+        };
         match loss {
             MapLoss::None => {}
-            MapLoss::Stale => all.for_each(|(index, word)| word.store(old(index), Ordering::Relaxed)),
+            MapLoss::Stale => restore(0, map),
             MapLoss::Torn { step } => {
                 for (number, words) in map.chunks(step).enumerate() {
                     if random.chance(Ppm::percent(50)) {
-                        let first = number * step;
-                        (first..).zip(words).for_each(|(index, word)| word.store(old(index), Ordering::Relaxed));
+                        restore(number * step, words);
                     }
                 }
             }
             MapLoss::Damaged => {
-                for (_, word) in all {
+                for word in map.iter() {
                     if random.chance(Ppm::percent(1)) {
                         word.store(random_word(random), Ordering::Relaxed);
                     }
                 }
             }
             MapLoss::Garbage => {
-                for (_, word) in all.skip(MAP_HEADER_WORDS) {
+                for word in map.iter().skip(MAP_HEADER_WORDS) {
                     word.store(random_word(random), Ordering::Relaxed);
                 }
             }
