@@ -9,8 +9,10 @@ mod choose;
 mod end;
 mod kept;
 mod line;
+mod repair;
 mod report;
 mod runs;
+mod virtual_server;
 mod workers;
 
 pub use report::Report;

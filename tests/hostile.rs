@@ -15,7 +15,7 @@ use iotupd::object::{Group, block_size};
 use iotupd::receiver::{
     Action, DropReason, Kept, Receiver, ReceiverConfig, SlotMemory, Store, Verdict, Work, plain_memory,
 };
-use iotupd::sender::{Outgoing, Pacing, Sender, SenderConfig};
+use iotupd::sender::{Fec, Outgoing, Pacing, Sender, SenderConfig};
 use iotupd::types::{BlockIndex, Digest, Esi, ObjectSize, Position, SymbolSize, Time};
 use iotupd::wire::seal;
 
@@ -80,6 +80,7 @@ fn sender_of(content: &[u8], symbol_size: u16, change: impl Fn(&mut Members)) ->
         ip_overhead: 28,
         pacing: Pacing::Unpaced,
         start_ppm: 0,
+        fec: Fec::OFF,
         passes: None,
         manifest_text: members.manifest().unwrap().to_text().into_bytes(),
     };

@@ -18,3 +18,4 @@ mod run;
 mod servers;
 mod source;
 mod transfer;
+mod virtual_servers;

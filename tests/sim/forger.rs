@@ -9,7 +9,7 @@ use iotupd::digest::ObjectTree;
 use iotupd::fec::Encoder;
 use iotupd::limits::{BLOCK_SIZE, HEADER_SIZE, POSITION_MAX, SYMBOL_SIZE_MAX, SYMBOL_SIZE_MIN};
 use iotupd::object::Group;
-use iotupd::sender::{Outgoing, Pacing, Sender, SenderConfig};
+use iotupd::sender::{Fec, Outgoing, Pacing, Sender, SenderConfig};
 use iotupd::types::{BlockIndex, ChannelId, CodeId, Digest, Esi, ObjectId, Position, SymbolSize, Time};
 use iotupd::wire::{
     ChannelEntry, Header, Kind, ManifestPayload, SessionDescription, emit_hashes, emit_manifest, hashes_size,
@@ -106,6 +106,7 @@ impl Forger {
             ip_overhead: 28,
             pacing: Pacing::Unpaced,
             start_ppm: 0,
+            fec: Fec::OFF,
             passes: None,
             manifest_text: plan.truth.text.clone(),
         };

@@ -9,7 +9,7 @@ use crate::fec::{Decoder, Encoder};
 use crate::limits::BLOCK_SIZE;
 use crate::manifest::{DisplayName, Members};
 use crate::object::Group;
-use crate::sender::{Outgoing, Pacing, Sender, SenderConfig, Step};
+use crate::sender::{Fec, Outgoing, Pacing, Sender, SenderConfig, Step};
 use crate::types::Position;
 use crate::wire::{payload_hash, seal};
 
@@ -58,6 +58,7 @@ impl Source {
             ip_overhead: 28,
             pacing: Pacing::Unpaced,
             start_ppm: 0,
+            fec: Fec::OFF,
             passes: None,
             manifest_text: members.manifest().unwrap().to_text().into_bytes(),
         };
