@@ -387,6 +387,12 @@ impl Receiver {
         matches!(&self.phase, Phase::Receiving(object) if object.blocks.keeps(kept))
     }
 
+    /// An interval ends in which this host dropped so many packets or buffers, before anybody could judge them: what streams lost in it is
+    /// put down to the host. To be called several times a second, with 0 as well.
+    pub fn handle_host_drops(&mut self, count: u64) {
+        self.senders.end_interval(count > 0);
+    }
+
     /// The next piece of work, if there is any. The caller bounds how many it has under way.
     pub fn poll_work(&mut self) -> Option<Work> {
         match &mut self.phase {
