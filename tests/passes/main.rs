@@ -140,7 +140,8 @@ fn passes_by_loss_repair_symbols_run_and_window() {
         write!(text, " {name:>8}").expect("memory");
     }
     text.push('\n');
-    let whole = [(0, 16), (10, 16), (25, 16), (50, 4), (50, 16), (50, 64), (100, 16)].map(|(percent, run)| (percent, run, 64));
+    let whole =
+        [(0, 16), (10, 16), (25, 16), (50, 4), (50, 16), (50, 64), (100, 16)].map(|(percent, run)| (percent, run, 64));
     let windows = [(25, 16, 16), (50, 16, 16), (50, 16, 8), (100, 16, 16)];
     for (percent, run, window) in whole.into_iter().chain(windows) {
         let fec = Fec { percent, run, window_size: Some(window << 20) };
