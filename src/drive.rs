@@ -8,6 +8,7 @@ mod burst;
 mod choose;
 mod end;
 mod line;
+mod refusal;
 mod report;
 mod runs;
 mod workers;

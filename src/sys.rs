@@ -5,6 +5,7 @@
 //! receiving allocate nothing.
 
 pub mod clock;
+pub mod error_queue;
 #[allow(unsafe_code)]
 pub mod interface;
 pub mod memory;
@@ -25,6 +26,7 @@ pub mod target;
 #[allow(unsafe_code)]
 pub mod uring_socket;
 
+pub use error_queue::QueuedErrors;
 pub use interface::Interface;
 pub use receive_socket::{ReceiveOptions, ReceiveSocket};
 pub use scratch::Scratch;

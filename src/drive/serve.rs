@@ -253,19 +253,17 @@ impl<'a> Server<'a> {
                 }
                 self.next_look = now.after(LOOK_INTERVAL);
             }
-            let step = self.compose(now);
-            if self.content.is_torn() {
+            // A burst that the kernel has not taken goes before the next is composed: no position is skipped.
+            let step = if self.line.is_stuck() { None } else { self.compose(now) };
+            if self.content.is_torn() || self.line.is_torn() {
                 // What was composed from it may be wrong: it does not go out.
                 return Err(self.changed());
             }
-            if !self.burst.is_empty() {
-                self.line.send(&mut self.burst)?;
+            if !self.burst.is_empty() && !self.line.send(&mut self.burst)? {
+                continue;
             }
             match step {
-                Some(Step::Done) => {
-                    self.line.drain()?;
-                    return Ok(Outcome::Done);
-                }
+                Some(Step::Done) if self.line.drain()? => return Ok(Outcome::Done),
                 Some(Step::Wait(due)) => clock::sleep_until(due.min(self.next_look)),
                 _ => {}
             }
@@ -332,7 +330,7 @@ impl<'a> Server<'a> {
     }
 
     fn figures(&self, now: Time) -> Value {
-        let counts = self.sender.counts();
+        let (counts, lines) = (self.sender.counts(), self.line.counts());
         json!({
             "passes": self.passes(),
             "data": counts.data,
@@ -341,7 +339,10 @@ impl<'a> Server<'a> {
             "ip_bytes": counts.ip_bytes,
             "seconds": now.since(self.started).as_secs_f64(),
             "lost_seconds": self.sender.pacer().lost().as_secs_f64(),
-            "refused": self.line.refused(),
+            "engine": self.line.engine_name(),
+            "refused": lines.refused,
+            "queue_drops": lines.queue_drops,
+            "icmp_errors": lines.icmp_errors,
         })
     }
 
