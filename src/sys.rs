@@ -32,6 +32,6 @@ pub use receive_socket::{ReceiveOptions, ReceiveSocket};
 pub use scratch::Scratch;
 pub use send_socket::{Message, SendOptions, SendSocket};
 pub use signals::StopSignal;
-pub use source_file::{FileIdentity, SourceFile, SourceMap};
+pub use source_file::{FileIdentity, Hold, SourceFile, SourceMap, SourceState};
 pub use target::Target;
 pub use uring_socket::UringSocket;

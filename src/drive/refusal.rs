@@ -211,6 +211,7 @@ mod tests {
         assert_eq!(verdicts(libc::EIO, &SEGMENTED, &NOTHING), expected);
         assert_eq!(verdicts(libc::EINVAL, &SEGMENTED, &NOTHING), expected);
         assert_eq!(verdicts::<3>(libc::EIO, &SINGLE, &NOTHING)[2], Verdict::Fatal);
+        assert_eq!(verdicts(libc::EFAULT, &SINGLE, &ICMP), [Verdict::Torn]);
         let expected = [Verdict::Again, Verdict::Again, Verdict::Unreachable, Verdict::Unreachable];
         assert_eq!(verdicts(libc::ENETUNREACH, &SINGLE, &NOTHING), expected);
     }

@@ -18,7 +18,9 @@ use crate::failure::{Exit, Failure, shown};
 use crate::limits::{MTU_DEFAULT_MAX, MTU_ROUTED, PACKET_OVERHEAD, RATE_BPS_DEFAULT, SYMBOL_SIZE_MIN};
 use crate::manifest::{DisplayName, Members};
 use crate::sender::{Pacing, Sender, SenderConfig, Step, Unsendable};
-use crate::sys::{Interface, Scratch, SendOptions, SendSocket, SourceFile, StopSignal, clock, signals};
+use crate::sys::{
+    Hold, Interface, Scratch, SendOptions, SendSocket, SourceFile, SourceState, StopSignal, clock, signals,
+};
 use crate::types::{RateBps, SymbolSize, Time};
 
 /// Between two looks at signals and at the source file.
@@ -59,7 +61,7 @@ pub fn serve(options: &ServeOptions, report: &mut Report) -> Result<Exit, Failur
     let interface = choose::interface(options.interface.as_deref(), options.zone.as_deref())?;
     choose::warn_of_carrier(&interface, report);
     let pacing = options.pacing.map_or_else(|| default_pacing(&interface), Ok)?;
-    let file = SourceFile::open(&options.file)?;
+    let file = SourceFile::open(&options.file)?.set_aside();
     let bind_addr = options.bind_addr.or_else(|| choose::source_address(&interface, options.group));
     let socket = SendSocket::open(&SendOptions {
         group: options.group,
@@ -165,6 +167,7 @@ struct Server<'a> {
     started: Time,
     next_look: Time,
     said_replaced: bool,
+    said_changed: bool,
 }
 
 impl<'a> Server<'a> {
@@ -176,6 +179,7 @@ impl<'a> Server<'a> {
         sender: Sender,
         report: &'a mut Report,
     ) -> Result<Self, Failure> {
+        file.lease();
         clock::set_timer_slack();
         let now = clock::now();
         report.restart(now);
@@ -194,6 +198,7 @@ impl<'a> Server<'a> {
             started: now,
             next_look: now,
             said_replaced: false,
+            said_changed: false,
         })
     }
 
@@ -230,6 +235,7 @@ impl<'a> Server<'a> {
             "interface": self.interface.name,
             "source": self.source.to_string(),
             "engine": self.line.engine_name(),
+            "hold": hold_name(self.file.hold()),
             "rate_bps": self.sender.pacer().rate().map(RateBps::bits_per_second),
             "pkt_delay_ns": delay,
             "symbol_size": carousel.layout().symbol_size().bytes(),
@@ -238,6 +244,13 @@ impl<'a> Server<'a> {
             "round_length": carousel.round_length(),
         });
         self.report.event("sending", fields, Some(line));
+        if self.file.hold() == Hold::None {
+            let text = format!(
+                "{} is a block device: a change to it is noticed by receivers alone, which take no block that does not match",
+                shown(&self.options.file)
+            );
+            self.report.notice("warning", &text);
+        }
     }
 
     fn run(&mut self) -> Result<Outcome, Failure> {
@@ -290,10 +303,14 @@ impl<'a> Server<'a> {
     /// Looks at the source file, and reports progress where it is due.
     fn look(&mut self, now: Time) -> Result<(), Failure> {
         let what = || format!("send {}", shown(&self.options.file));
-        let state = self.file.identity_now().map_err(|error| Failure::io(Exit::Io, what(), &error))?;
-        let known = self.file.identity();
-        if !state.same_content(known) || self.content.is_torn() {
+        let state = self.file.state().map_err(|error| Failure::io(Exit::Io, what(), &error))?;
+        if state == SourceState::Changed || self.content.is_torn() {
             return Err(self.changed());
+        }
+        if state == SourceState::OriginalChanged && !self.said_changed {
+            self.said_changed = true;
+            let text = format!("{} has changed: going on with the content as it was", shown(&self.options.file));
+            self.report.notice("warning", &text);
         }
         self.say_if_replaced();
         if self.report.is_due(now) {
@@ -310,8 +327,11 @@ impl<'a> Server<'a> {
 
     fn changed(&self) -> Failure {
         let what = format!("send {}", shown(&self.options.file));
-        Failure::new(Exit::Io, what, "it was changed while it was being sent")
-            .remedy("start again; to publish a new file, rename it over the old one")
+        if matches!(self.file.state(), Ok(SourceState::Changed)) {
+            return Failure::new(Exit::Io, what, "it was changed while it was being sent")
+                .remedy("start again; to publish a new file, rename it over the old one");
+        }
+        Failure::new(Exit::Io, what, "it can no longer be read").remedy("see what the kernel says of the disk: dmesg")
     }
 
     /// Another file may take the name, or the name may go: what is being sent stays what it was.
@@ -368,10 +388,20 @@ impl<'a> Server<'a> {
     }
 }
 
+/// What keeps the source as it was, for events.
+fn hold_name(hold: Hold) -> &'static str {
+    match hold {
+        Hold::Clone => "clone",
+        Hold::Lease => "lease",
+        Hold::Watch => "watch",
+        Hold::None => "none",
+    }
+}
+
 /// What a manifest says of a file where nobody has said more.
 pub fn manifest_members(file: &SourceFile, path: &Path, tree: &ObjectTree) -> Members {
     let name = DisplayName::from_file_name_lossy(path.file_name().unwrap_or_default());
     let mut members = Members::new(tree.digest(), tree.size(), name);
-    members.created = Some(file.modified_unix_seconds());
+    members.created = file.modified_unix_seconds();
     members
 }
