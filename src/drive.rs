@@ -7,10 +7,13 @@ pub mod serve;
 mod burst;
 mod choose;
 mod end;
+mod kept;
 mod line;
 mod refusal;
+mod repair;
 mod report;
 mod runs;
+mod virtual_server;
 mod workers;
 
 pub use report::Report;

@@ -8,7 +8,10 @@ pub mod clock;
 pub mod error_queue;
 #[allow(unsafe_code)]
 pub mod interface;
+#[allow(unsafe_code)]
 pub mod memory;
+#[allow(unsafe_code)]
+pub mod processors;
 #[allow(unsafe_code)]
 pub mod receive_socket;
 #[allow(unsafe_code)]
@@ -17,6 +20,8 @@ pub mod scratch;
 pub mod send_socket;
 #[allow(unsafe_code)]
 pub mod signals;
+#[allow(unsafe_code)]
+pub mod slot_file;
 #[allow(unsafe_code)]
 mod socket;
 #[allow(unsafe_code)]
@@ -29,9 +34,10 @@ pub mod uring_socket;
 pub use error_queue::QueuedErrors;
 pub use interface::Interface;
 pub use receive_socket::{ReceiveOptions, ReceiveSocket};
-pub use scratch::Scratch;
+pub use scratch::{Scratch, ScratchSlots, free_space};
 pub use send_socket::{Message, SendOptions, SendSocket};
 pub use signals::StopSignal;
+pub use slot_file::SlotFile;
 pub use source_file::{FileIdentity, Hold, SourceFile, SourceMap, SourceState};
 pub use target::Target;
 pub use uring_socket::UringSocket;

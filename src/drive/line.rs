@@ -147,6 +147,11 @@ impl Line {
         }
     }
 
+    /// Whether the engine in use is io_uring.
+    pub(super) fn uses_ring(&self) -> bool {
+        matches!(self.engine, Engine::Uring(_))
+    }
+
     /// What the kernel refused and was sent again.
     pub(super) fn counts(&self) -> LineCounts {
         self.counts

@@ -17,7 +17,7 @@ use super::socket::{self, OptionName};
 use crate::failure::{Exit, Failure};
 
 /// Messages handed to the kernel by one call at most.
-pub(super) const MESSAGE_COUNT_MAX: usize = 64;
+pub(super) const MESSAGE_COUNT_MAX: usize = 128;
 /// Bytes of the send buffer that are asked for: some bursts wait there while the interface's queue is full.
 const SOCKET_SEND_BUFFER_SIZE: c_int = 4 << 20;
 /// Bytes that the error queue may hold. The kernel doubles it.
@@ -126,7 +126,7 @@ impl SendSocket {
         self.errors.take(&self.socket)
     }
 
-    /// Sends as many of `messages` as one system call takes, in order, and returns how many those are: at most 64, and 0
+    /// Sends as many of `messages` as one system call takes, in order, and returns how many those are: at most 128, and 0
     /// only if there are none or a signal came first. Waits while the send buffer is full, for 10 ms at most.
     ///
     /// # Errors

@@ -23,6 +23,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub(super) use self::map::Guard;
 pub use self::map::SourceMap;
 use crate::failure::{Exit, Failure, shown};
 use crate::types::ObjectSize;

@@ -35,12 +35,12 @@ struct Flight {
     batch: Batch,
     messages: Vec<Message>,
     /// One bit for each message that the kernel has not answered for.
-    under_way: u64,
+    under_way: u128,
     failed: Vec<(Message, i32)>,
     mark: u32,
 }
 
-const _: () = assert!(MESSAGE_COUNT_MAX <= u64::BITS as usize);
+const _: () = assert!(MESSAGE_COUNT_MAX <= u128::BITS as usize);
 
 /// A burst that is done.
 #[derive(Debug)]
@@ -131,7 +131,7 @@ impl UringSocket {
         self.flights.iter().all(|flight| flight.buffer.is_none())
     }
 
-    /// Sends at most 64 messages of `buffer`, and keeps the buffer until they are done. Then `mark` comes back too.
+    /// Sends at most 128 messages of `buffer`, and keeps the buffer until they are done. Then `mark` comes back too.
     ///
     /// # Errors
     /// What io_uring_enter(2) says; the messages are then still under way.
@@ -139,7 +139,7 @@ impl UringSocket {
     /// # Panics
     /// If there is no room, there are no messages or too many, or one is not within the buffer.
     pub fn submit(&mut self, buffer: Box<[u8]>, messages: &[Message], mark: u32) -> io::Result<()> {
-        assert!((1..=MESSAGE_COUNT_MAX).contains(&messages.len()), "1 to 64 messages");
+        assert!((1..=MESSAGE_COUNT_MAX).contains(&messages.len()), "1 to 128 messages");
         let index = self.flights.iter().position(|flight| flight.buffer.is_none()).expect("room for a burst");
         let flight = &mut self.flights[index];
         flight.batch.fill(&buffer, messages);
@@ -147,7 +147,7 @@ impl UringSocket {
         flight.messages.clear();
         flight.messages.extend_from_slice(messages);
         flight.failed.clear();
-        flight.under_way = u64::MAX >> (u64::BITS as usize - messages.len());
+        flight.under_way = u128::MAX >> (u128::BITS as usize - messages.len());
         flight.mark = mark;
         for (place, header) in flight.batch.headers().iter().take(messages.len()).enumerate() {
             let entry = opcode::SendMsg::new(SOCKET, &raw const header.msg_hdr).build().user_data(token(index, place));

@@ -21,3 +21,4 @@ mod run;
 mod servers;
 mod source;
 mod transfer;
+mod virtual_servers;
