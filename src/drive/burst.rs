@@ -108,13 +108,14 @@ impl Burst {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::DATAGRAM_SIZE_MAX;
 
     fn sizes(burst: &Burst) -> Vec<(usize, usize)> {
         burst.messages().iter().map(|message| (message.size, message.segment_size)).collect()
     }
 
     fn burst_of(gso: bool, packets: &[usize]) -> Burst {
-        let mut burst = Burst::new(gso);
+        let mut burst = Burst::new(gso, 1452);
         for (&size, mark) in packets.iter().zip(1..) {
             burst.push(size, |out| out.fill(mark));
         }
@@ -144,8 +145,8 @@ mod tests {
 
     #[test]
     fn room_is_for_the_longest_packet() {
-        let mut burst = Burst::new(true);
-        while burst.has_room() {
+        let mut burst = Burst::new(true, DATAGRAM_SIZE_MAX);
+        for _ in 0..burst.packet_count_max() {
             burst.push(DATAGRAM_SIZE_MAX, |_| {});
         }
         assert_eq!(burst.messages().len(), 2);
