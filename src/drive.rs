@@ -9,6 +9,7 @@ mod choose;
 mod end;
 mod kept;
 mod line;
+mod refusal;
 mod repair;
 mod report;
 mod runs;
