@@ -17,6 +17,8 @@ pub mod send_socket;
 #[allow(unsafe_code)]
 pub mod signals;
 #[allow(unsafe_code)]
+pub mod slot_file;
+#[allow(unsafe_code)]
 mod socket;
 #[allow(unsafe_code)]
 pub mod source_file;
@@ -30,6 +32,7 @@ pub use receive_socket::{ReceiveOptions, ReceiveSocket};
 pub use scratch::Scratch;
 pub use send_socket::{Message, SendOptions, SendSocket};
 pub use signals::StopSignal;
+pub use slot_file::SlotFile;
 pub use source_file::{FileIdentity, SourceFile, SourceMap};
 pub use target::Target;
 pub use uring_socket::UringSocket;

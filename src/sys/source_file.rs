@@ -166,7 +166,7 @@ impl SourceFile {
         let map = unsafe { options.map(&self.file) }.map_err(|error| Failure::io(Exit::NoInput, what(), &error))?;
         // Advice alone: reading goes on without it.
         let _ = map.advise(Advice::Sequential);
-        let guard = Guard::register(&map).ok_or_else(|| {
+        let guard = Guard::register(map.as_ptr(), map.len()).ok_or_else(|| {
             Failure::new(Exit::NoInput, what(), format!("{GUARDED_COUNT_MAX} files are mapped already"))
         })?;
         Ok(SourceMap(Some(Guarded { guard, map })))
@@ -258,18 +258,18 @@ impl Region {
 
 /// An entry of [`REGIONS`].
 #[derive(Debug)]
-struct Guard {
+pub(super) struct Guard {
     region: &'static Region,
 }
 
 impl Guard {
     /// Has the handler look after a mapping, which must outlive the guard; `None` if there are too many.
-    fn register(map: &Mmap) -> Option<Self> {
+    pub(super) fn register(start: *const u8, size: usize) -> Option<Self> {
         install_handler();
         let region = REGIONS.iter().find(|region| region.take())?;
-        let start = map.as_ptr().addr();
+        let start = start.addr();
         region.torn.store(false, Ordering::SeqCst);
-        region.end.store(start + map.len(), Ordering::SeqCst);
+        region.end.store(start + size, Ordering::SeqCst);
         region.start.store(start, Ordering::SeqCst);
         Some(Self { region })
     }
@@ -326,9 +326,11 @@ fn mend_region(region: &Region, address: usize) -> bool {
     let page_size = PAGE_SIZE.load(Ordering::SeqCst);
     let page = ptr::without_provenance_mut::<c_void>(address - address % page_size);
     let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-    // SAFETY: the page is within a mapping that `Guarded` keeps, and unmaps as a whole; nobody could have read bytes of it that now
-    // change, as it is not readable. mmap is a system call that takes no lock of this process.
-    let mapped = unsafe { libc::mmap(page, page_size, libc::PROT_READ, flags, -1, 0) };
+    // Writable, for the mappings that are.
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: the page is within a mapping that outlives its guard, and is unmapped as a whole; nobody could have read bytes of it
+    // that now change, as it is not readable. mmap is a system call that takes no lock of this process.
+    let mapped = unsafe { libc::mmap(page, page_size, protection, flags, -1, 0) };
     mapped != libc::MAP_FAILED
 }
 

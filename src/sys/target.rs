@@ -3,7 +3,7 @@
 //! Whoever can write to the folder could have prepared the `.part`, so it is used only if it is a regular file of this user's
 //! with no other name, and locked. Nothing is ever written through a symbolic link.
 
-mod part;
+pub(super) mod part;
 #[cfg(test)]
 mod tests;
 

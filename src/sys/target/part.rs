@@ -3,6 +3,10 @@
 //! `.NAME.object` beside it records the object, and is written before the first byte of that object. A `.part` that holds bytes of
 //! another object is never shortened nor written to: it is set aside as `.NAME.ID.part`, and taken back when that object comes again.
 //! At every moment between, a crash leaves a `.part` that is empty or agrees with its record.
+//!
+//! The slot map `.NAME.slots` ([`SlotFile`](crate::sys::SlotFile)) goes with its `.part` wherever that goes, as `.NAME.ID.slots`, so
+//! that an object that was set aside goes on from the symbol where it stopped. Nothing depends on it: it names its object itself,
+//! and one that cannot be moved is removed.
 
 use std::ffi::{CString, OsString};
 use std::fs::{self, File, OpenOptions};
@@ -17,6 +21,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Whence, geteuid, lseek};
 
 use crate::failure::{Exit, Failure, shown};
+use crate::sys::SlotFile;
 
 /// Digits of an object's id.
 const ID_DIGITS: usize = 24;
@@ -25,7 +30,7 @@ const RECORD_SIZE_MAX: usize = ID_DIGITS + 22;
 /// Parts of one object, or of objects unknown, that can be set aside beside one output.
 const ASIDE_COUNT_MAX: u32 = 100;
 /// A symbolic link is not followed, a fifo does not make it wait, and a terminal does not become ours.
-const OPEN_FLAGS: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+pub(in crate::sys) const OPEN_FLAGS: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
 
 /// A `.part`, ready to be written to.
 pub(super) struct Part {
@@ -133,7 +138,9 @@ pub(super) fn obtain(path: &Path, record: &Record) -> Result<Part, Failure> {
         reused = found.as_ref().map_or(size == record.size, |found| found == record);
         if !reused {
             let owner = found.as_ref().map_or("unknown", |found| &found.object);
-            set_aside = Some(move_aside(path, &part, owner)?);
+            let aside = move_aside(path, &part, owner)?;
+            move_slots(&part, &aside);
+            set_aside = Some(aside);
             // Only a new one: what somebody else has put there meanwhile is not ours to judge again.
             file = lock(&part, create_new(&part, 0o666).map_err(refused)?)?;
         }
@@ -147,14 +154,15 @@ pub(super) fn obtain(path: &Path, record: &Record) -> Result<Part, Failure> {
     Ok(Part { file, reused, set_aside })
 }
 
-/// Removes the record beside `path`, whose `.part` is no more.
+/// Removes the record and the slot map beside `path`, whose `.part` is no more.
 pub(super) fn forget(path: &Path) {
-    // A record without a `.part` says nothing.
+    // Without a `.part` they say nothing.
     let _ = record_path(path).map(fs::remove_file);
+    let _ = SlotFile::remove(path);
 }
 
 /// `.NAME` and `suffix` in the folder of `path`, if that ends in a name.
-pub(super) fn beside(path: &Path, suffix: &str) -> Result<PathBuf, Failure> {
+pub(in crate::sys) fn beside(path: &Path, suffix: &str) -> Result<PathBuf, Failure> {
     // `file_name` looks past a slash at the end, which the kernel takes for a folder.
     let name = path.file_name().filter(|name| path.as_os_str().as_bytes().ends_with(name.as_bytes()));
     let name = name.ok_or_else(|| Failure::new(Exit::CannotCreate, create_what(path), "not the name of a file"))?;
@@ -183,7 +191,7 @@ fn record_path(path: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// Creates a file that is not there. The mode is for the umask to narrow.
-fn create_new(path: &Path, mode: u32) -> io::Result<File> {
+pub(in crate::sys) fn create_new(path: &Path, mode: u32) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create_new(true).mode(mode).custom_flags(OPEN_FLAGS).open(path)
 }
 
@@ -230,7 +238,7 @@ fn replaced(part: &Path) -> Failure {
 }
 
 /// Why a file found in the folder must not be written to, nor believed.
-fn distrust(metadata: &fs::Metadata) -> Option<&'static str> {
+pub(in crate::sys) fn distrust(metadata: &fs::Metadata) -> Option<&'static str> {
     match metadata {
         _ if metadata.is_symlink() => Some("is a symbolic link"),
         _ if !metadata.is_file() => Some("is not a regular file"),
@@ -291,7 +299,21 @@ fn take_back(path: &Path, part: &Path, record: &Record) -> Option<Flock<File>> {
     let aside = beside(path, &format!(".{}.part", record.object)).ok()?;
     let file = lock(&aside, open_existing(&aside).ok()??).ok()?;
     let is_useful = file.metadata().ok()?.len() == record.size && holds_data(&file).ok()?;
-    (is_useful && fs::rename(&aside, part).is_ok()).then_some(file)
+    if !is_useful || fs::rename(&aside, part).is_err() {
+        return None;
+    }
+    move_slots(&aside, part);
+    Some(file)
+}
+
+/// Renames the slot map of one `.part` to that of another, after the `.part` itself: a crash between the two costs the map's help.
+fn move_slots(from: &Path, to: &Path) {
+    let (from, to) = (from.with_extension("slots"), to.with_extension("slots"));
+    // What is there was the map of an emptier or an older `.part`.
+    let _ = SlotFile::remove_at(&to);
+    if rename_to_new(&from, &to).is_err() {
+        let _ = SlotFile::remove_at(&from);
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! The target against a folder of its own.
 
 use std::os::unix::fs::symlink;
+use std::sync::atomic::Ordering;
 
 use super::*;
+use crate::sys::SlotFile;
 
 /// Ids of two objects.
 const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaa";
@@ -94,6 +96,37 @@ fn part_of_another_object_is_set_aside_and_taken_back() {
     assert_eq!(refusal(Target::create(&path, 6, A)), "another iotupc is writing it");
     back.target.commit().unwrap();
     assert_eq!((fs::read(&path).unwrap()[0], listing(&folder).len()), (b'a', 2), "the output, and the other's part");
+}
+
+#[test]
+fn slot_map_goes_with_its_part_and_ends_with_it() {
+    let (folder, path) = folder();
+    let at = |name: &str| folder.path().join(name);
+    let note = |word| SlotFile::open(&path, 3).unwrap().words()[2].store(word, Ordering::Relaxed);
+    let noted = || SlotFile::open(&path, 3).unwrap().words()[2].load(Ordering::Relaxed);
+    store(&path, 6, A);
+    note(1);
+    store(&path, 6, B);
+    assert!(at(&format!(".out.img.{A}.slots")).exists() && !at(".out.img.slots").exists());
+    note(2);
+    let back = Target::create(&path, 6, A).unwrap();
+    assert_eq!((noted(), at(&format!(".out.img.{B}.slots")).exists()), (1, true));
+    assert!(!at(&format!(".out.img.{A}.slots")).exists());
+    back.target.commit().unwrap();
+    assert!(!at(".out.img.slots").exists());
+    store(&path, 6, B);
+    assert_eq!(noted(), 2, "that of B is taken back with its part");
+}
+
+#[test]
+fn slot_map_that_cannot_be_moved_is_removed_or_left_alone() {
+    let (folder, path) = folder();
+    let (slots, aside) = (folder.path().join(".out.img.slots"), folder.path().join(format!(".out.img.{A}.slots")));
+    fs::create_dir(&aside).unwrap();
+    store(&path, 6, A);
+    drop(SlotFile::open(&path, 3).unwrap());
+    store(&path, 6, B);
+    assert!(aside.is_dir() && !slots.exists(), "not taken for that of B");
 }
 
 #[test]
