@@ -16,7 +16,7 @@ pub use group::GroupArg;
 pub use units::{ByteCount, Percent, RateArg};
 
 use crate::failure::{Exit, Failure};
-use crate::limits::{MTU_MAX, PACKET_OVERHEAD, SYMBOL_SIZE_MIN};
+use crate::limits::{MTU_MAX, PACKET_OVERHEAD, SYMBOL_SIZE_MIN, VIRTUAL_SERVER_COUNT_MAX};
 use units::{parse_bytes, parse_duration, parse_packet_delay, parse_percent, parse_rate};
 
 /// The smallest MTU with room for the smallest symbol behind IPv6, UDP and packet headers.
@@ -50,6 +50,10 @@ pub struct ServerArgs {
     /// in groups of up to 200 us [env: PKT_DELAY]
     #[arg(long, value_name = "TIME", value_parser = parse_packet_delay)]
     pub pkt_delay: Option<Duration>,
+    /// Threads that send, each the whole cycle from its own place; a rate is shared among them, PKT_DELAY is of each (default: one
+    /// for every 10 Gbit/s of the rate, at most one for each processor; one with --pkt-delay)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(VIRTUAL_SERVER_COUNT_MAX)))]
+    pub virtual_servers: Option<u32>,
     /// Where in the cycle to start, in percent: 30% (default: differs from host to host)
     #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
     pub start_offset: Option<Percent>,

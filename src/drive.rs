@@ -10,6 +10,7 @@ mod end;
 mod line;
 mod report;
 mod runs;
+mod virtual_server;
 mod workers;
 
 pub use report::Report;

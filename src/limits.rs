@@ -63,6 +63,10 @@ pub const BURST_DURATION: Duration = Duration::from_millis(1);
 pub const BURST_DURATION_PACKET_DELAY: Duration = Duration::from_micros(200);
 /// Bytes of a burst at most: what one GSO message can hold.
 pub const BURST_SIZE_MAX: u64 = 65_536;
+/// Virtual servers of one program at most: more cores than a host has, and threads that a mistyped number can start.
+pub const VIRTUAL_SERVER_COUNT_MAX: u32 = 256;
+/// Another virtual server is started for each so many bits per second of the rate.
+pub const VIRTUAL_SERVER_RATE_BPS: u64 = 10_000_000_000;
 /// The longest PKT_DELAY.
 pub const PKT_DELAY_MAX: Duration = Duration::from_secs(3600);
 

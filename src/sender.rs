@@ -4,6 +4,7 @@
 mod cadence;
 mod carousel;
 mod pacer;
+mod share;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cadence::HashesCredit;
 pub use carousel::Carousel;
 pub use pacer::{Pacer, Pacing, Round};
+pub use share::Share;
 
 use crate::digest::ObjectTree;
 use crate::limits::{
@@ -110,6 +112,7 @@ pub struct Sender {
     pacer: Pacer,
     manifest_packet: Vec<u8>,
     key: ObjectKey,
+    share: Share,
     ip_overhead: u32,
     group_log2: u8,
     next_position: u64,
@@ -123,14 +126,20 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// A sender of the object of `tree`.
+    /// The only virtual server that sends the object of `tree`.
     pub fn new(tree: Arc<ObjectTree>, config: &SenderConfig) -> Result<Self, Unsendable> {
+        Self::with_share(tree, config, Share::WHOLE)
+    }
+
+    /// One of several virtual servers that send the object of `tree`. All get the same `config`: rate, start and passes are those of
+    /// all of them together.
+    pub fn with_share(tree: Arc<ObjectTree>, config: &SenderConfig, share: Share) -> Result<Self, Unsendable> {
         let layout = Layout::new(tree.size(), config.symbol_size);
         let carousel = Carousel::new(layout, |block| !tree.is_zero(block) || tree.size().block_count() == 1);
         let key = ObjectKey { id: tree.digest().object_id(), size: tree.size() };
         let group_log2 = largest_group(tree.size().block_count(), config.payload_size_max)?;
         let group_count = group_count(tree.size().block_count(), group_log2);
-        let hashes_credit = HashesCredit::new(carousel.round_length(), group_count);
+        let mut hashes_credit = HashesCredit::new(carousel.round_length(), group_count);
         let round = Round::of(
             &carousel,
             &hashes_credit,
@@ -138,26 +147,31 @@ impl Sender {
             largest_hashes_size(&tree, group_log2),
             config.ip_overhead,
         );
-        let pacer = Pacer::new(config.pacing, round);
-        let manifest_packet = manifest_packet(key, config, &carousel, pacer.rate())?;
+        if !share.has_control() {
+            hashes_credit = HashesCredit::new(carousel.round_length(), 0);
+        }
+        let total_rate = Pacer::new(config.pacing, round, Share::WHOLE).rate();
+        let manifest_packet = manifest_packet(key, config, &carousel, total_rate)?;
         // What makes up a round: data packets, or what takes their place.
         let pass_length = match (carousel.round_length(), u64::from(group_count)) {
             (0, groups) => groups.max(1),
             (length, _) => length,
         };
+        let start = carousel.position_at(config.start_ppm) + share.start_of(carousel.round_length());
         Ok(Self {
-            next_position: carousel.position_at(config.start_ppm),
+            next_position: start % carousel.cycle_length().max(1),
             next_group: 0,
             manifest_every: pass_length.min(MANIFEST_EVERY),
             data_since_manifest: 0,
             hashes_credit,
             manifest_at: None,
-            packets_left: config.passes.map(|passes| passes.saturating_mul(pass_length)),
+            packets_left: config.passes.map(|passes| passes.saturating_mul(share.part_of(pass_length))),
             counts: SenderCounts::default(),
             ip_overhead: config.ip_overhead,
             tree,
             carousel,
-            pacer,
+            pacer: Pacer::new(config.pacing, round, share),
+            share,
             manifest_packet,
             key,
             group_log2,
@@ -233,6 +247,7 @@ impl Sender {
 
     fn manifest_due(&self, now: Time) -> bool {
         match self.manifest_at {
+            _ if !self.share.has_control() => false,
             None => true,
             Some(at) => self.data_since_manifest >= self.manifest_every && now >= at.after(MANIFEST_INTERVAL_MIN),
         }
@@ -274,8 +289,9 @@ impl Sender {
         let position = self.next_position;
         let (block, esi) = self.carousel.symbol_at(position);
         self.next_position = if position + 1 == self.carousel.cycle_length() { 0 } else { position + 1 };
-        self.data_since_manifest += 1;
-        self.hashes_credit.earn();
+        // The others send as many meanwhile.
+        self.data_since_manifest += u64::from(self.share.count());
+        self.hashes_credit.earn(self.share.count());
         self.counts.data += 1;
         self.count_down();
         Outgoing::Data { position: Position::new(position).expect("within the cycle"), block, esi }

@@ -8,6 +8,7 @@ pub mod clock;
 #[allow(unsafe_code)]
 pub mod interface;
 pub mod memory;
+pub mod processors;
 #[allow(unsafe_code)]
 pub mod receive_socket;
 #[allow(unsafe_code)]

@@ -32,6 +32,7 @@ fn run() -> Result<Exit, Failure> {
             PacingArg::Rate(RateArg::Max) => Some(Pacing::Unpaced),
             PacingArg::PacketDelay(delay) => Some(Pacing::PacketDelay(delay)),
         },
+        virtual_servers: args.virtual_servers,
         start_ppm: args.start_offset.map(|offset| offset.ppm),
         passes: args.cycles,
         mtu: args.mtu,

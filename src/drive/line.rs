@@ -2,12 +2,14 @@
 //! so that no position is skipped; an engine that fails is given up for the simpler one, once, with a warning.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::burst::{Burst, MESSAGE_COUNT_MAX};
 use crate::failure::{Exit, Failure, describe};
 use crate::sys::uring_socket::{BURSTS_IN_FLIGHT_MAX, Landed, UringSocket};
-use crate::sys::{Message, SendSocket, clock, signals};
+use crate::sys::{Message, SendSocket, clock};
 
 /// Before the next attempt where the network cannot be reached for now.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
@@ -39,6 +41,7 @@ pub(super) struct Line {
     last_error: Option<i32>,
     warnings: Vec<String>,
     said_unreachable: bool,
+    stop: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -51,7 +54,12 @@ enum Engine {
 }
 
 impl Line {
-    pub(super) fn new(socket: SendSocket, choice: EngineChoice, what: String) -> Result<Self, Failure> {
+    pub(super) fn new(
+        socket: SendSocket,
+        choice: EngineChoice,
+        what: String,
+        stop: Arc<AtomicBool>,
+    ) -> Result<Self, Failure> {
         let mut warnings = Vec::new();
         // Without GSO every packet is a system call's work, and a ring does not make that cheaper.
         let tries_ring = choice == EngineChoice::Uring || (choice == EngineChoice::Auto && socket.gso());
@@ -59,7 +67,7 @@ impl Line {
         let spare_count = if matches!(engine, Engine::Uring(_)) { BURSTS_IN_FLIGHT_MAX } else { 0 };
         let free = (0..spare_count).map(|_| Burst::new_buffer()).collect();
         let messages = Vec::with_capacity(MESSAGE_COUNT_MAX);
-        Ok(Self { engine, free, messages, what, refused: 0, last_error: None, warnings, said_unreachable: false })
+        Ok(Self { engine, free, messages, what, refused: 0, last_error: None, warnings, said_unreachable: false, stop })
     }
 
     fn ring(socket: SendSocket, choice: EngineChoice, warnings: &mut Vec<String>) -> Result<Engine, Failure> {
@@ -76,6 +84,11 @@ impl Line {
                 Ok(Engine::Sendmmsg(socket))
             }
         }
+    }
+
+    /// Whether nothing more is to be sent.
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
 
     /// The name of the engine in use.
@@ -96,14 +109,14 @@ impl Line {
         self.warnings.pop()
     }
 
-    /// Sends a burst, and leaves it with a buffer to compose the next one in. Returns early, with the rest unsent, if a signal asks
+    /// Sends a burst, and leaves it with a buffer to compose the next one in. Returns early, with the rest unsent, if it is told
     /// to stop while the kernel takes nothing.
     pub(super) fn send(&mut self, burst: &mut Burst) -> Result<(), Failure> {
         if let Engine::Uring(ring) = &mut self.engine {
             match ring.submit(burst.take_buffer(), burst.messages()) {
                 Ok(()) => {
                     self.land(false)?;
-                    while self.free.is_empty() && matches!(self.engine, Engine::Uring(_)) && !is_stopped() {
+                    while self.free.is_empty() && matches!(self.engine, Engine::Uring(_)) && !self.is_stopped() {
                         self.land(true)?;
                     }
                 }
@@ -132,7 +145,7 @@ impl Line {
 
     /// Waits until all that was sent has gone.
     pub(super) fn drain(&mut self) -> Result<(), Failure> {
-        while matches!(&self.engine, Engine::Uring(ring) if !ring.is_idle()) && !is_stopped() {
+        while matches!(&self.engine, Engine::Uring(ring) if !ring.is_idle()) && !self.is_stopped() {
             self.land(true)?;
         }
         Ok(())
@@ -151,7 +164,7 @@ impl Line {
                 }
                 Ok(Some(landed)) => {
                     self.repeat(landed)?;
-                    if is_stopped() {
+                    if self.is_stopped() {
                         return Ok(());
                     }
                 }
@@ -184,7 +197,7 @@ impl Line {
     /// Goes over to `sendmmsg`, and sends what the ring has not.
     fn leave_ring(&mut self, error: &io::Error, mut unsent: Vec<Landed>) -> Result<(), Failure> {
         let Engine::Uring(mut ring) = std::mem::replace(&mut self.engine, Engine::None) else { return Ok(()) };
-        while !ring.is_idle() && !is_stopped() {
+        while !ring.is_idle() && !self.is_stopped() {
             match ring.land(true) {
                 Ok(Some(landed)) if !landed.failed.is_empty() => unsent.push(landed),
                 Ok(_) => {}
@@ -218,7 +231,7 @@ impl Line {
                 split(messages, sent);
             }
             match socket.send(buffer, &messages[sent..]) {
-                Ok(0) if is_stopped() => return Ok(()),
+                Ok(0) if self.stop.load(Ordering::Relaxed) => return Ok(()),
                 Ok(count) => {
                     sent += count;
                     self.last_error = None;
@@ -234,7 +247,7 @@ impl Line {
                     if self.last_error == error.raw_os_error() {
                         // The same twice running: not the echo of an old ICMP message, but the state of things.
                         self.endure(&error)?;
-                        if is_stopped() {
+                        if self.is_stopped() {
                             return Ok(());
                         }
                     }
@@ -265,10 +278,6 @@ impl Line {
             _ => Err(failure()),
         }
     }
-}
-
-fn is_stopped() -> bool {
-    signals::pending().is_some()
 }
 
 /// What a kernel or device says that cannot cut a message into datagrams.

@@ -3,23 +3,26 @@
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::burst::Burst;
 pub use super::line::EngineChoice;
-use super::line::Line;
 use super::report::{self, Report};
+use super::virtual_server::{self, Common, Event, Published, Recipe, Totals, Trouble};
 use super::{choose, digest_file};
 use crate::digest::ObjectTree;
 use crate::failure::{Exit, Failure, shown};
-use crate::limits::{MTU_DEFAULT_MAX, MTU_ROUTED, PACKET_OVERHEAD, RATE_BPS_DEFAULT, SYMBOL_SIZE_MIN};
+use crate::limits::{
+    MTU_DEFAULT_MAX, MTU_ROUTED, PACKET_OVERHEAD, RATE_BPS_DEFAULT, SYMBOL_SIZE_MIN, VIRTUAL_SERVER_COUNT_MAX,
+    VIRTUAL_SERVER_RATE_BPS,
+};
 use crate::manifest::{DisplayName, Members};
-use crate::sender::{Pacing, Sender, SenderConfig, Step, Unsendable};
-use crate::sys::{Interface, Scratch, SendOptions, SendSocket, SourceFile, StopSignal, clock, signals};
-use crate::types::{RateBps, SymbolSize, Time};
+use crate::sender::{Pacing, Sender, SenderConfig, Share, Unsendable};
+use crate::sys::{Interface, Scratch, SendOptions, SendSocket, SourceFile, StopSignal, clock, processors, signals};
+use crate::types::{Digest, ObjectKey, RateBps, SymbolSize, Time};
 
 /// Between two looks at signals and at the source file.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -45,6 +48,8 @@ pub struct ServeOptions {
     pub mtu: Option<u32>,
     /// IPv4 TTL or IPv6 hop limit.
     pub hops: u8,
+    /// How many virtual servers; `None`: as many as the rate needs.
+    pub virtual_servers: Option<u32>,
     /// The source address.
     pub bind_addr: Option<IpAddr>,
     /// How to send.
@@ -60,21 +65,27 @@ pub fn serve(options: &ServeOptions, report: &mut Report) -> Result<Exit, Failur
     choose::warn_of_carrier(&interface, report);
     let pacing = options.pacing.map_or_else(|| default_pacing(&interface), Ok)?;
     let file = SourceFile::open(&options.file)?;
-    let bind_addr = options.bind_addr.or_else(|| choose::source_address(&interface, options.group));
-    let socket = SendSocket::open(&SendOptions {
-        group: options.group,
-        interface_index: interface.index,
-        bind_addr,
-        hops: options.hops,
-    })?;
+    let first_socket = open_socket(options, &interface)?;
     let cache_dir = options.cache_dir.clone().or_else(digest_file::default_cache_dir);
     let cache = digest_file::CacheFolder { folder: cache_dir, is_asked_for: options.cache_dir.is_some() };
     let tree = Arc::new(digest_file::tree(&file, &options.file, &cache, report)?);
-    let sender = new_sender(options, &interface, pacing, &file, tree)?;
-    let mut server = Server::new(options, &interface, file, socket, sender, report)?;
-    server.announce();
-    let outcome = server.run();
+    let senders = new_senders(options, &interface, pacing, &file, tree)?;
+    let mut sockets = vec![first_socket];
+    for _ in 1..senders.len() {
+        sockets.push(open_socket(options, &interface)?);
+    }
+    let mut server = Server::new(options, &interface, file, &senders, &sockets, report);
+    let outcome = server.run(senders, sockets);
     server.finish(outcome)
+}
+
+fn open_socket(options: &ServeOptions, interface: &Interface) -> Result<SendSocket, Failure> {
+    SendSocket::open(&SendOptions {
+        group: options.group,
+        interface_index: interface.index,
+        bind_addr: options.bind_addr.or_else(|| choose::source_address(interface, options.group)),
+        hops: options.hops,
+    })
 }
 
 /// RFC 8085, section 4.1.1, asks for restraint where nothing tells of congestion.
@@ -89,13 +100,26 @@ fn default_pacing(interface: &Interface) -> Result<Pacing, Failure> {
     Ok(Pacing::DefaultRate(rate))
 }
 
-fn new_sender(
+/// How many virtual servers there are unless the user says: what one core is known to send, on as many cores as there are.
+fn virtual_server_count(options: &ServeOptions, pacing: Pacing, processors: usize) -> u32 {
+    let processors = u32::try_from(processors).unwrap_or(u32::MAX).max(1);
+    options.virtual_servers.unwrap_or_else(|| match pacing {
+        Pacing::PacketDelay(_) => 1,
+        Pacing::Unpaced => processors.min(VIRTUAL_SERVER_COUNT_MAX),
+        Pacing::Rate(rate) | Pacing::DefaultRate(rate) => {
+            let needed = rate.bits_per_second().div_ceil(VIRTUAL_SERVER_RATE_BPS);
+            u32::try_from(needed).unwrap_or(u32::MAX).min(processors).min(VIRTUAL_SERVER_COUNT_MAX)
+        }
+    })
+}
+
+fn new_senders(
     options: &ServeOptions,
     interface: &Interface,
     pacing: Pacing,
     file: &SourceFile,
     tree: Arc<ObjectTree>,
-) -> Result<Sender, Failure> {
+) -> Result<Vec<Sender>, Failure> {
     let bound = if options.hops > 1 { MTU_ROUTED } else { MTU_DEFAULT_MAX };
     let mtu = options.mtu.unwrap_or(interface.mtu.min(bound));
     let what = || format!("send {} in packets of {mtu} bytes", shown(&options.file));
@@ -118,14 +142,20 @@ fn new_sender(
         passes: options.passes,
         manifest_text: manifest.to_text().into_bytes(),
     };
-    Sender::new(tree, &config).map_err(|unsendable| match unsendable {
+    let unsendable = |unsendable| match unsendable {
         Unsendable::ManifestTooLarge { needed, room } => {
             cannot(format!("the manifest needs {needed} bytes, {room} are left"))
         }
         Unsendable::HashesTooLarge { room } => {
             cannot(format!("the proofs of a file so large need more than {room} bytes"))
         }
-    })
+    };
+    let count = virtual_server_count(options, pacing, processors::allowed().len());
+    let first = Sender::new(Arc::clone(&tree), &config).map_err(unsendable)?;
+    // None would be left with nothing to send.
+    let count = count.min(u32::try_from(first.carousel().round_length()).unwrap_or(u32::MAX)).max(1);
+    let shares = (0..count).filter_map(|index| Share::new(index, count));
+    shares.map(|share| Sender::with_share(Arc::clone(&tree), &config, share).map_err(unsendable)).collect()
 }
 
 /// Servers on different hosts start at different places without being told to.
@@ -143,10 +173,50 @@ fn room_for_hashes(options: &ServeOptions, sender: &Sender) -> Option<Scratch> {
     Scratch::new(&cache_dir, count).or_else(|_| Scratch::new(&std::env::temp_dir(), count)).ok()
 }
 
-/// Why the loop ended well.
+/// Why the server ended well.
 enum Outcome {
     Done,
     Stopped(StopSignal),
+}
+
+/// What is being sent, and by whom.
+struct Plan {
+    key: ObjectKey,
+    digest: Digest,
+    symbol_size: SymbolSize,
+    cycle_length: u64,
+    round_length: u64,
+    /// Of all virtual servers together.
+    rate: Option<RateBps>,
+    /// The address of each virtual server, and its first position.
+    origins: Vec<(SocketAddr, u64)>,
+}
+
+impl Plan {
+    fn of(senders: &[Sender], sockets: &[SendSocket]) -> Self {
+        let first = senders.first().expect("there is a virtual server");
+        let rates = senders.iter().filter_map(|sender| sender.pacer().rate());
+        let places = senders.iter().map(Sender::next_position);
+        Self {
+            key: first.key(),
+            digest: first.digest(),
+            symbol_size: first.carousel().layout().symbol_size(),
+            cycle_length: first.carousel().cycle_length(),
+            round_length: first.carousel().round_length(),
+            rate: RateBps::new(rates.map(RateBps::bits_per_second).sum()),
+            origins: sockets.iter().map(SendSocket::local_addr).zip(places).collect(),
+        }
+    }
+
+    /// Where each virtual server starts, in percent of the round.
+    fn starts(&self) -> String {
+        let share = |place: u64| 100.0 * (place % self.round_length.max(1)) as f64 / self.round_length.max(1) as f64;
+        let starts: Vec<_> = self.origins.iter().map(|(_, place)| format!("{:.1}", share(*place))).collect();
+        match starts.len() {
+            1 => format!("starting at {} %", starts[0]),
+            count => format!("by {count} virtual servers, starting at {} %", starts.join(", ")),
+        }
+    }
 }
 
 struct Server<'a> {
@@ -154,17 +224,13 @@ struct Server<'a> {
     interface: &'a Interface,
     report: &'a mut Report,
     file: SourceFile,
-    content: crate::sys::SourceMap,
-    line: Line,
-    /// The source address and port.
-    source: SocketAddr,
-    sender: Sender,
-    /// Where payload hashes are remembered.
-    hashes: Option<Scratch>,
-    burst: Burst,
+    plan: Plan,
+    published: Vec<Published>,
     started: Time,
     next_look: Time,
     said_replaced: bool,
+    /// What people have been told: several virtual servers meet the same trouble.
+    said: Vec<String>,
 }
 
 impl<'a> Server<'a> {
@@ -172,139 +238,186 @@ impl<'a> Server<'a> {
         options: &'a ServeOptions,
         interface: &'a Interface,
         file: SourceFile,
-        socket: SendSocket,
-        sender: Sender,
+        senders: &[Sender],
+        sockets: &[SendSocket],
         report: &'a mut Report,
-    ) -> Result<Self, Failure> {
-        clock::set_timer_slack();
+    ) -> Self {
         let now = clock::now();
         report.restart(now);
-        let what = format!("send to {} on {}", options.group, interface.name);
-        Ok(Self {
-            content: file.map()?,
-            burst: Burst::new(socket.gso()),
+        Self {
+            plan: Plan::of(senders, sockets),
+            published: senders.iter().map(|_| Published::default()).collect(),
             options,
             interface,
             report,
             file,
-            source: socket.local_addr(),
-            line: Line::new(socket, options.engine, what)?,
-            hashes: room_for_hashes(options, &sender),
-            sender,
             started: now,
             next_look: now,
             said_replaced: false,
-        })
+            said: Vec::new(),
+        }
     }
 
-    fn announce(&mut self) {
-        let (carousel, key) = (self.sender.carousel(), self.sender.key());
-        let share = 100.0 * self.sender.next_position() as f64 / carousel.round_length().max(1) as f64;
+    fn announce(&mut self, engine: &str) {
+        let plan = &self.plan;
         let pace = match self.options.pacing {
             Some(Pacing::PacketDelay(delay)) => format!("a packet every {} us", delay.as_nanos() as f64 / 1e3),
             Some(Pacing::Unpaced) => "as fast as it goes".into(),
-            _ => match self.sender.pacer().rate() {
+            _ => match plan.rate {
                 Some(rate) => report::rate(rate.bits_per_second() as f64),
                 None => "one round every 10 ms".into(),
             },
         };
+        let (source, start) = plan.origins.first().expect("there is a virtual server");
         let line = format!(
-            "sending {} ({}, id {}) to {} on {} from {}, {pace}, starting at {share:.1} %",
+            "sending {} ({}, id {}) to {} on {} from {source}, {pace}, {}",
             shown(&self.options.file),
-            report::bytes(key.size.bytes()),
-            key.id,
+            report::bytes(plan.key.size.bytes()),
+            plan.key.id,
             self.options.group,
             self.interface.name,
-            self.source,
+            plan.starts(),
         );
         let delay = match self.options.pacing {
             Some(Pacing::PacketDelay(delay)) => Value::from(delay.as_nanos() as u64),
             _ => Value::Null,
         };
+        let origin =
+            |(source, start): &(SocketAddr, u64)| json!({"source": source.to_string(), "start_position": start});
         let fields = json!({
             "file": self.options.file.to_string_lossy(),
-            "size": key.size.bytes(),
-            "digest": self.sender.digest().to_string(),
-            "object": key.id.to_string(),
+            "size": plan.key.size.bytes(),
+            "digest": plan.digest.to_string(),
+            "object": plan.key.id.to_string(),
             "group": self.options.group.to_string(),
             "interface": self.interface.name,
-            "source": self.source.to_string(),
-            "engine": self.line.engine_name(),
-            "rate_bps": self.sender.pacer().rate().map(RateBps::bits_per_second),
+            "source": source.to_string(),
+            "engine": engine,
+            "rate_bps": plan.rate.map(RateBps::bits_per_second),
             "pkt_delay_ns": delay,
-            "symbol_size": carousel.layout().symbol_size().bytes(),
-            "start_position": self.sender.next_position(),
-            "cycle_length": carousel.cycle_length(),
-            "round_length": carousel.round_length(),
+            "symbol_size": plan.symbol_size.bytes(),
+            "start_position": start,
+            "cycle_length": plan.cycle_length,
+            "round_length": plan.round_length,
+            "virtual_servers": plan.origins.iter().map(origin).collect::<Vec<_>>(),
         });
         self.report.event("sending", fields, Some(line));
     }
 
-    fn run(&mut self) -> Result<Outcome, Failure> {
-        loop {
+    /// Runs all virtual servers, each in its thread, and watches them and the file.
+    fn run(&mut self, senders: Vec<Sender>, sockets: Vec<SendSocket>) -> Result<Outcome, Failure> {
+        let count = senders.len();
+        let common = Common {
+            content: self.file.map()?,
+            hashes: room_for_hashes(self.options, &senders[0]),
+            stop: Arc::new(AtomicBool::new(false)),
+            start: OnceLock::new(),
+        };
+        let processors = processors::allowed();
+        let what = format!("send to {} on {}", self.options.group, self.interface.name);
+        let (events, inbox) = mpsc::channel();
+        let published = std::mem::take(&mut self.published);
+        let outcome = std::thread::scope(|scope| {
+            let spawn = |(index, (sender, socket)): (usize, (Sender, SendSocket))| {
+                let part = Share::new(u32::try_from(index).unwrap_or(0), u32::try_from(count).unwrap_or(1));
+                let burst_ns = u64::try_from(sender.pacer().burst_duration().as_nanos()).unwrap_or(u64::MAX);
+                let recipe = Recipe {
+                    delay: Duration::from_nanos(part.map_or(0, |part| part.start_of(burst_ns))),
+                    sender,
+                    socket,
+                    engine: self.options.engine,
+                    what: what.clone(),
+                    processor: (count > 1).then(|| processors[index % processors.len()]),
+                };
+                let (common, published, events) = (&common, &published[index], events.clone());
+                let thread = std::thread::Builder::new().name(format!("server {index}"));
+                let run = move || virtual_server::run(recipe, common, published, &events);
+                thread.spawn_scoped(scope, run).map(|_| ()).map_err(|error| {
+                    Failure::io(Exit::Unavailable, format!("start the thread of virtual server {index}"), &error)
+                })
+            };
+            let spawned = senders.into_iter().zip(sockets).enumerate().try_for_each(spawn);
+            let outcome = spawned.and_then(|()| self.watch(&common, &published, &inbox));
+            common.stop();
+            outcome
+        });
+        self.published = published;
+        outcome
+    }
+
+    /// Waits until all are ready, starts them, and looks after them until all are done or one fails.
+    fn watch(
+        &mut self,
+        common: &Common,
+        published: &[Published],
+        inbox: &mpsc::Receiver<Event>,
+    ) -> Result<Outcome, Failure> {
+        self.start(common, inbox, published.len())?;
+        let mut left = published.len();
+        while left > 0 {
+            match inbox.recv_timeout(LOOK_INTERVAL) {
+                Ok(Event::Warning(text)) => self.warn(text),
+                Ok(Event::Ended(Ok(()))) => left -= 1,
+                Ok(Event::Ended(Err(trouble))) => return Err(self.failure_of(trouble)),
+                Ok(Event::Ready(_)) | Err(_) => {}
+            }
+            if let Some(signal) = signals::pending() {
+                return Ok(Outcome::Stopped(signal));
+            }
             let now = clock::now();
             if now >= self.next_look {
-                if let Some(signal) = signals::pending() {
-                    return Ok(Outcome::Stopped(signal));
-                }
-                self.look(now)?;
-                while let Some(warning) = self.line.take_warning() {
-                    self.report.notice("warning", &warning);
-                }
+                self.look(now, common, &Published::total(published))?;
                 self.next_look = now.after(LOOK_INTERVAL);
             }
-            let step = self.compose(now);
-            if self.content.is_torn() {
-                // What was composed from it may be wrong: it does not go out.
-                return Err(self.changed());
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn start(&mut self, common: &Common, inbox: &mpsc::Receiver<Event>, count: usize) -> Result<(), Failure> {
+        let mut engine = "none";
+        let mut ready = 0;
+        while ready < count {
+            match inbox.recv() {
+                Ok(Event::Ready(name)) => (engine, ready) = (name, ready + 1),
+                Ok(Event::Ended(Err(trouble))) => return Err(self.failure_of(trouble)),
+                Ok(Event::Warning(_) | Event::Ended(Ok(()))) | Err(_) => {}
             }
-            if !self.burst.is_empty() {
-                self.line.send(&mut self.burst)?;
-            }
-            match step {
-                Some(Step::Done) => {
-                    self.line.drain()?;
-                    return Ok(Outcome::Done);
-                }
-                Some(Step::Wait(due)) => clock::sleep_until(due.min(self.next_look)),
-                _ => {}
-            }
+        }
+        self.announce(engine);
+        self.started = clock::now();
+        common.begin();
+        Ok(())
+    }
+
+    fn failure_of(&self, trouble: Trouble) -> Failure {
+        match trouble {
+            Trouble::Torn => self.changed(),
+            Trouble::Failed(failure) => failure,
         }
     }
 
-    /// Puts into the burst what may go now; answers with what the machine said when it had no more, `None` if the burst is full.
-    fn compose(&mut self, now: Time) -> Option<Step> {
-        self.burst.clear();
-        while self.burst.has_room() {
-            match self.sender.poll(now) {
-                Step::Send(outgoing) => {
-                    let (sender, content, hashes) = (&self.sender, &self.content, self.hashes.as_ref());
-                    let hashes = hashes.map_or(&[][..], Scratch::words);
-                    self.burst
-                        .push(sender.packet_size(&outgoing), |out| sender.compose(&outgoing, content, hashes, out));
-                }
-                step => return Some(step),
-            }
+    fn warn(&mut self, text: String) {
+        if !self.said.contains(&text) {
+            self.report.notice("warning", &text);
+            self.said.push(text);
         }
-        None
     }
 
     /// Looks at the source file, and reports progress where it is due.
-    fn look(&mut self, now: Time) -> Result<(), Failure> {
+    fn look(&mut self, now: Time, common: &Common, totals: &Totals) -> Result<(), Failure> {
         let what = || format!("send {}", shown(&self.options.file));
         let state = self.file.identity_now().map_err(|error| Failure::io(Exit::Io, what(), &error))?;
         let known = self.file.identity();
-        if !state.same_content(known) || self.content.is_torn() {
+        if !state.same_content(known) || common.content.is_torn() {
             return Err(self.changed());
         }
         self.say_if_replaced();
         if self.report.is_due(now) {
-            let passes = self.passes();
-            let counts = self.sender.counts();
+            let (passes, counts) = (self.passes(totals), totals.counts);
             let seconds = now.since(self.started).as_secs_f64();
             let rate = report::rate(8.0 * counts.ip_bytes as f64 / seconds.max(1e-3));
             let text = format!("{passes:.2} passes, {rate}, {} packets", counts.data + counts.manifest + counts.hashes);
-            let fields = self.figures(now);
+            let fields = self.figures(now, totals);
             self.report.progress(now, "status", fields, 0, 0, text);
         }
         Ok(())
@@ -327,21 +440,20 @@ impl<'a> Server<'a> {
         }
     }
 
-    fn passes(&self) -> f64 {
-        self.sender.counts().data as f64 / self.sender.carousel().round_length().max(1) as f64
+    fn passes(&self, totals: &Totals) -> f64 {
+        totals.counts.data as f64 / self.plan.round_length.max(1) as f64
     }
 
-    fn figures(&self, now: Time) -> Value {
-        let counts = self.sender.counts();
+    fn figures(&self, now: Time, totals: &Totals) -> Value {
         json!({
-            "passes": self.passes(),
-            "data": counts.data,
-            "manifest": counts.manifest,
-            "hashes": counts.hashes,
-            "ip_bytes": counts.ip_bytes,
+            "passes": self.passes(totals),
+            "data": totals.counts.data,
+            "manifest": totals.counts.manifest,
+            "hashes": totals.counts.hashes,
+            "ip_bytes": totals.counts.ip_bytes,
             "seconds": now.since(self.started).as_secs_f64(),
-            "lost_seconds": self.sender.pacer().lost().as_secs_f64(),
-            "refused": self.line.refused(),
+            "lost_seconds": totals.lost.as_secs_f64(),
+            "refused": totals.refused,
         })
     }
 
@@ -353,13 +465,14 @@ impl<'a> Server<'a> {
             Ok(Outcome::Stopped(signal)) => (Exit::from(*signal), "stopped".to_owned()),
             Err(failure) => (failure.exit, failure.to_string()),
         };
-        let mut fields = self.figures(now);
+        let totals = Published::total(&self.published);
+        let mut fields = self.figures(now, &totals);
         fields["exit"] = (exit as u8).into();
         fields["message"] = message.as_str().into();
         let line = format!(
             "{message} after {:.2} passes, {} in {}",
-            self.passes(),
-            report::bytes(self.sender.counts().ip_bytes),
+            self.passes(&totals),
+            report::bytes(totals.counts.ip_bytes),
             report::span(now.since(self.started).as_secs_f64())
         );
         self.report.event("end", fields, outcome.is_ok().then_some(line));

@@ -32,9 +32,9 @@ impl HashesCredit {
         self.credit -= self.per_hashes_packet;
     }
 
-    /// A data packet goes.
-    pub(super) fn earn(&mut self) {
-        self.credit += self.per_data_packet;
+    /// So many data packets go, those of other virtual servers included.
+    pub(super) fn earn(&mut self, data_packets: u32) {
+        self.credit += self.per_data_packet * u128::from(data_packets);
     }
 
     /// The hashes packets that go with a round of data packets, rounded up.
@@ -56,7 +56,7 @@ mod tests {
                 credit.spend();
                 sent += 1;
             }
-            credit.earn();
+            credit.earn(1);
         }
         sent
     }

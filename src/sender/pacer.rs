@@ -8,8 +8,8 @@
 
 use std::time::Duration;
 
-use super::Carousel;
 use super::cadence::HashesCredit;
+use super::{Carousel, Share};
 use crate::limits::{
     BURST_DURATION, BURST_DURATION_PACKET_DELAY, BURST_SIZE_MAX, HEADER_SIZE, MANIFEST_INTERVAL_MIN, MTU_DEFAULT_MAX,
     ROUND_DURATION_MIN,
@@ -82,21 +82,23 @@ enum Unit {
 }
 
 impl Pacer {
-    /// A pacer for an object of which one round is as given.
+    /// The pacer of one virtual server, for an object of which one round is as given. A rate is shared among all of them, to the bit;
+    /// a time between packets is kept by each.
     #[must_use]
-    pub fn new(pacing: Pacing, round: Round) -> Self {
+    pub fn new(pacing: Pacing, round: Round, share: Share) -> Self {
         match pacing {
             _ if round.packets == 0 => Self::per_packet(lone_manifest_interval(pacing)),
             Pacing::Unpaced => Self::per_packet(Duration::ZERO),
             Pacing::PacketDelay(delay) => Self::per_packet(delay),
-            Pacing::Rate(rate) => Self::per_bit(rate),
+            Pacing::Rate(rate) => Self::per_bit(part_of(rate, share)),
             Pacing::DefaultRate(rate) => {
                 let round_nanos = round.ip_bits * u128::from(NANOS_PER_SECOND) / u128::from(rate.bits_per_second());
                 if round_nanos < ROUND_DURATION_MIN.as_nanos() {
                     let per_packet = ROUND_DURATION_MIN.as_nanos().div_ceil(u128::from(round.packets));
-                    return Self::per_packet(Duration::from_nanos(u64::try_from(per_packet).expect("10 ms at most")));
+                    let per_packet = Duration::from_nanos(u64::try_from(per_packet).expect("10 ms at most"));
+                    return Self::per_packet(per_packet * share.count());
                 }
-                Self::per_bit(rate)
+                Self::per_bit(part_of(rate, share))
             }
         }
     }
@@ -174,6 +176,12 @@ impl Pacer {
     }
 }
 
+/// What one virtual server sends of the rate of all. One that would get nothing sends a bit a second: nobody asks for that.
+fn part_of(rate: RateBps, share: Share) -> RateBps {
+    let bits = share.part_of(rate.bits_per_second()).max(1);
+    RateBps::new(bits).expect("a part of a rate is a rate")
+}
+
 /// An object without data and hashes packets sends a manifest packet a millisecond, or fewer if the pacing asks for that.
 fn lone_manifest_interval(pacing: Pacing) -> Duration {
     let asked = match pacing {
@@ -198,7 +206,7 @@ mod tests {
     const ONE_PACKET: Round = Round { packets: 1, ip_bits: 8 * 73 };
 
     fn pacer(pacing: Pacing) -> Pacer {
-        Pacer::new(pacing, GIB)
+        Pacer::new(pacing, GIB, Share::WHOLE)
     }
 
     fn rate(bits: u64) -> RateBps {
@@ -262,15 +270,26 @@ mod tests {
 
     #[test]
     fn tiny_object_does_not_flood_at_the_default_rate() {
-        let mut pacer = Pacer::new(Pacing::DefaultRate(rate(100_000_000)), ONE_PACKET);
+        let mut pacer = Pacer::new(Pacing::DefaultRate(rate(100_000_000)), ONE_PACKET, Share::WHOLE);
         assert_eq!(run(&mut pacer, Time::from_nanos(1_000_000_000), Duration::ZERO), 100);
-        let mut asked = Pacer::new(Pacing::Rate(rate(100_000_000)), ONE_PACKET);
+        let mut asked = Pacer::new(Pacing::Rate(rate(100_000_000)), ONE_PACKET, Share::WHOLE);
         assert!(run(&mut asked, Time::from_nanos(1_000_000_000), Duration::ZERO) > 8000);
     }
 
     #[test]
+    fn virtual_servers_share_the_rate_to_the_bit() {
+        let total = 10_000_000_007;
+        let shares = (0..7).map(|index| Share::new(index, 7).unwrap());
+        let pacers = shares.clone().map(|share| Pacer::new(Pacing::Rate(rate(total)), GIB, share));
+        assert_eq!(pacers.map(|pacer| pacer.rate().unwrap().bits_per_second()).sum::<u64>(), total);
+        let tiny = |share| Pacer::new(Pacing::DefaultRate(rate(100_000_000)), ONE_PACKET, share);
+        let packets = shares.map(|share| run(&mut tiny(share), Time::from_nanos(1_000_000_000), Duration::ZERO));
+        assert!((98..=107).contains(&packets.sum::<u64>()), "a round in 10 ms, whoever sends it");
+    }
+
+    #[test]
     fn object_without_data_sends_at_most_one_packet_a_millisecond() {
-        let mut pacer = Pacer::new(Pacing::Unpaced, Round::default());
+        let mut pacer = Pacer::new(Pacing::Unpaced, Round::default(), Share::WHOLE);
         assert_eq!(run(&mut pacer, Time::from_nanos(1_000_000_000), Duration::ZERO), 1000);
     }
 

@@ -280,6 +280,30 @@ fn passes_end_after_exactly_as_many_rounds() {
 }
 
 #[test]
+fn virtual_servers_send_each_symbol_once_in_a_pass_and_the_first_of_them_the_control_packets() {
+    let bytes = content(3 * MIB + 5, &[1]);
+    let config = SenderConfig { passes: Some(1), start_ppm: 700_000, ..config() };
+    let shares = (0..4).map(|index| Share::new(index, 4).unwrap());
+    let runs = shares.map(|share| Run {
+        sender: Sender::with_share(tree_of(&bytes), &config, share).unwrap(),
+        content: Vec::new(),
+        now: Time::default(),
+        step: Duration::from_micros(100),
+    });
+    let sent: Vec<Vec<_>> = runs.map(|run| run.map(|(_, outgoing)| outgoing).collect()).collect();
+    let mut positions: Vec<_> =
+        sent.iter().flatten().filter_map(data_of).map(|(position, ..)| position % 1491).collect();
+    positions.sort_unstable();
+    assert_eq!(positions, (0..1491).collect::<Vec<_>>());
+    assert!(sent[1..].iter().flatten().all(is_data));
+    let control = sent[0].iter().filter(|outgoing| !is_data(outgoing)).count();
+    assert!(
+        (30..=34).contains(&control),
+        "{control}: one manifest and one hashes packet to a hundred of all data packets"
+    );
+}
+
+#[test]
 fn passes_over_objects_without_data_end_too() {
     let config = SenderConfig { passes: Some(2), ..config() };
     assert!(Run::new(vec![], &config).take(100).count() < 100);

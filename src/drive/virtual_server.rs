@@ -1,0 +1,228 @@
+//! One virtual server: a thread with its own machine, socket and engine, which waits for no other. It shares the object's bytes and
+//! the hashes of its payloads, tells what it has sent by counters, and everything else by events.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::Sender as EventSender;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use super::burst::Burst;
+use super::line::{EngineChoice, Line};
+use crate::failure::Failure;
+use crate::sender::{Sender, SenderCounts, Step};
+use crate::sys::{Scratch, SendSocket, SourceMap, clock, processors};
+use crate::types::Time;
+
+/// The longest sleep: a thread that waits for the next packet of a slow server still hears that it is to stop.
+const SLEEP_MAX: Duration = Duration::from_millis(100);
+
+/// What all virtual servers of a program share.
+#[derive(Debug)]
+pub(super) struct Common {
+    /// The object's bytes.
+    pub(super) content: SourceMap,
+    /// Where payload hashes are remembered.
+    pub(super) hashes: Option<Scratch>,
+    /// Nothing more is to be sent.
+    pub(super) stop: Arc<AtomicBool>,
+    /// Set when all are ready: what each waits for before it sends.
+    pub(super) start: OnceLock<()>,
+}
+
+impl Common {
+    /// Lets all of them begin.
+    pub(super) fn begin(&self) {
+        // It can have begun before only if it has been stopped, and then it ends.
+        let _ = self.start.set(());
+    }
+
+    /// Tells every virtual server to stop, and those that wait for the start as well.
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.begin();
+    }
+}
+
+/// What a virtual server has sent, as it tells after every burst. Two of them share no line of the cache.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(super) struct Published {
+    data: AtomicU64,
+    manifest: AtomicU64,
+    hashes: AtomicU64,
+    ip_bytes: AtomicU64,
+    lost_ns: AtomicU64,
+    refused: AtomicU64,
+}
+
+/// Sums over virtual servers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Totals {
+    /// Packets and bytes.
+    pub(super) counts: SenderCounts,
+    /// The longest time that one of them was held up beyond what it could catch up.
+    pub(super) lost: Duration,
+    /// Messages that the kernel refused and that were sent again.
+    pub(super) refused: u64,
+}
+
+impl Published {
+    fn tell(&self, sender: &Sender, line: &Line) {
+        let counts = sender.counts();
+        let lost_ns = u64::try_from(sender.pacer().lost().as_nanos()).unwrap_or(u64::MAX);
+        for (place, value) in [
+            (&self.data, counts.data),
+            (&self.manifest, counts.manifest),
+            (&self.hashes, counts.hashes),
+            (&self.ip_bytes, counts.ip_bytes),
+            (&self.lost_ns, lost_ns),
+            (&self.refused, line.refused()),
+        ] {
+            place.store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// What all of them have sent.
+    pub(super) fn total(all: &[Self]) -> Totals {
+        let mut totals = Totals::default();
+        for one in all {
+            let value = |place: &AtomicU64| place.load(Ordering::Relaxed);
+            totals.counts.data += value(&one.data);
+            totals.counts.manifest += value(&one.manifest);
+            totals.counts.hashes += value(&one.hashes);
+            totals.counts.ip_bytes += value(&one.ip_bytes);
+            totals.lost = totals.lost.max(Duration::from_nanos(value(&one.lost_ns)));
+            totals.refused += value(&one.refused);
+        }
+        totals
+    }
+}
+
+/// What a virtual server tells the thread that watches.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// It has the engine of this name, and waits for the start.
+    Ready(&'static str),
+    /// People should be told.
+    Warning(String),
+    /// It has ended.
+    Ended(Result<(), Trouble>),
+}
+
+/// Why a virtual server ended early.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// Bytes of the object are gone.
+    Torn,
+    /// It cannot send.
+    Failed(Failure),
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// What one virtual server is made of, before its thread runs.
+#[derive(Debug)]
+pub(super) struct Recipe {
+    /// Its machine.
+    pub(super) sender: Sender,
+    /// Its socket.
+    pub(super) socket: SendSocket,
+    /// How to send.
+    pub(super) engine: EngineChoice,
+    /// The group and interface, for messages.
+    pub(super) what: String,
+    /// The processor to stay on, if there are several virtual servers.
+    pub(super) processor: Option<usize>,
+    /// Begin so much later, so that the bursts of several do not fall together.
+    pub(super) delay: Duration,
+}
+
+/// Runs a virtual server in the calling thread until it is told to stop or its passes are done.
+pub(super) fn run(recipe: Recipe, common: &Common, published: &Published, events: &EventSender<Event>) {
+    let tell = |event| {
+        // Nobody listens any more only if the program is ending.
+        let _ = events.send(event);
+    };
+    if let Some(processor) = recipe.processor {
+        // A thread that may not be kept in one place runs wherever there is room: slower perhaps, and just as well.
+        let _ = processors::pin(processor);
+    }
+    clock::set_timer_slack();
+    let gso = recipe.socket.gso();
+    // The ring belongs to the thread that makes it.
+    let line = match Line::new(recipe.socket, recipe.engine, recipe.what, Arc::clone(&common.stop)) {
+        Ok(line) => line,
+        Err(failure) => return tell(Event::Ended(Err(failure.into()))),
+    };
+    tell(Event::Ready(line.engine_name()));
+    common.start.wait();
+    let (sender, burst) = (recipe.sender, Burst::new(gso));
+    let mut server = VirtualServer { sender, line, burst, common, published, events };
+    clock::sleep_until(clock::now().after(recipe.delay));
+    let result = server.serve();
+    server.published.tell(&server.sender, &server.line);
+    tell(Event::Ended(result));
+}
+
+struct VirtualServer<'a> {
+    sender: Sender,
+    line: Line,
+    burst: Burst,
+    common: &'a Common,
+    published: &'a Published,
+    events: &'a EventSender<Event>,
+}
+
+impl VirtualServer<'_> {
+    fn serve(&mut self) -> Result<(), Trouble> {
+        while !self.common.stop.load(Ordering::Relaxed) {
+            let now = clock::now();
+            let step = self.compose(now);
+            if self.common.content.is_torn() {
+                // What was composed from it may be wrong: it does not go out.
+                return Err(Trouble::Torn);
+            }
+            if !self.burst.is_empty() {
+                self.line.send(&mut self.burst)?;
+                self.tell();
+            }
+            match step {
+                Some(Step::Done) => {
+                    self.line.drain()?;
+                    break;
+                }
+                Some(Step::Wait(due)) => clock::sleep_until(due.min(now.after(SLEEP_MAX))),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts into the burst what may go now; answers with what the machine said when it had no more, `None` if the burst is full.
+    fn compose(&mut self, now: Time) -> Option<Step> {
+        self.burst.clear();
+        let hashes = self.common.hashes.as_ref().map_or(&[][..], Scratch::words);
+        while self.burst.has_room() {
+            match self.sender.poll(now) {
+                Step::Send(outgoing) => {
+                    let (sender, content) = (&self.sender, &self.common.content);
+                    self.burst
+                        .push(sender.packet_size(&outgoing), |out| sender.compose(&outgoing, content, hashes, out));
+                }
+                step => return Some(step),
+            }
+        }
+        None
+    }
+
+    fn tell(&mut self) {
+        self.published.tell(&self.sender, &self.line);
+        while let Some(warning) = self.line.take_warning() {
+            let _ = self.events.send(Event::Warning(warning));
+        }
+    }
+}
