@@ -160,15 +160,16 @@ pub(super) fn run(recipe: Recipe, common: &Common, published: &Published, events
     };
     tell(Event::Ready(line.engine_name()));
     common.start.wait();
-    let (sender, burst) = (recipe.sender, Burst::new(gso));
-    let mut server = VirtualServer { sender, line, burst, common, published, events };
+    let mut server = VirtualServer::new(recipe.sender, line, gso, common, published, events);
     clock::sleep_until(clock::now().after(recipe.delay));
     let result = server.serve();
     server.published.tell(&server.sender, &server.line);
     tell(Event::Ended(result));
 }
 
-struct VirtualServer<'a> {
+/// A virtual server at work.
+#[derive(Debug)]
+pub(super) struct VirtualServer<'a> {
     sender: Sender,
     line: Line,
     burst: Burst,
@@ -177,29 +178,54 @@ struct VirtualServer<'a> {
     events: &'a EventSender<Event>,
 }
 
-impl VirtualServer<'_> {
+impl<'a> VirtualServer<'a> {
+    /// One that has sent nothing yet; `gso`: several packets may share a message.
+    pub(super) fn new(
+        sender: Sender,
+        line: Line,
+        gso: bool,
+        common: &'a Common,
+        published: &'a Published,
+        events: &'a EventSender<Event>,
+    ) -> Self {
+        Self { sender, line, burst: Burst::new(gso), common, published, events }
+    }
+
+    /// Its machine.
+    pub(super) fn sender(&self) -> &Sender {
+        &self.sender
+    }
+
     fn serve(&mut self) -> Result<(), Trouble> {
         while !self.common.stop.load(Ordering::Relaxed) {
-            let now = clock::now();
-            let step = self.compose(now);
-            if self.common.content.is_torn() {
-                // What was composed from it may be wrong: it does not go out.
-                return Err(Trouble::Torn);
-            }
-            if !self.burst.is_empty() {
-                self.line.send(&mut self.burst)?;
-                self.tell();
-            }
-            match step {
-                Some(Step::Done) => {
-                    self.line.drain()?;
-                    break;
-                }
-                Some(Step::Wait(due)) => clock::sleep_until(due.min(now.after(SLEEP_MAX))),
-                _ => {}
+            if self.turn()? {
+                break;
             }
         }
         Ok(())
+    }
+
+    /// Sends what is due and waits until more is, but not for long; answers whether all has been sent.
+    pub(super) fn turn(&mut self) -> Result<bool, Trouble> {
+        let now = clock::now();
+        let step = self.compose(now);
+        if self.common.content.is_torn() {
+            // What was composed from it may be wrong: it does not go out.
+            return Err(Trouble::Torn);
+        }
+        if !self.burst.is_empty() {
+            self.line.send(&mut self.burst)?;
+            self.tell();
+        }
+        match step {
+            Some(Step::Done) => {
+                self.line.drain()?;
+                return Ok(true);
+            }
+            Some(Step::Wait(due)) => clock::sleep_until(due.min(now.after(SLEEP_MAX))),
+            _ => {}
+        }
+        Ok(false)
     }
 
     /// Puts into the burst what may go now; answers with what the machine said when it had no more, `None` if the burst is full.
