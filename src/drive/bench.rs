@@ -85,6 +85,26 @@ impl Blast {
         }
         Ok(sent)
     }
+
+    /// The same, but every payload is copied from `content` first, on from symbol `next`: what no sender that copies can beat.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    ///
+    /// # Panics
+    /// If the object has no full symbol.
+    pub fn send_copies(&mut self, content: &Object, next: &mut usize, count: u64) -> io::Result<u64> {
+        let symbols = content.content.as_chunks::<{ SYMBOL_SIZE as usize }>().0;
+        let mut sent = 0;
+        while sent < count {
+            for datagram in self.buffer.chunks_exact_mut(DATAGRAM_SIZE) {
+                datagram[HEADER_SIZE..].copy_from_slice(&symbols[*next % symbols.len()]);
+                *next += 1;
+            }
+            sent += self.socket.send(&self.buffer, &self.messages[..1])? as u64 * SEGMENT_COUNT as u64;
+        }
+        Ok(sent)
+    }
 }
 
 /// A mapped file with what is needed to send it.
