@@ -14,6 +14,7 @@ mod garbage;
 mod lab;
 mod loss;
 mod output;
+mod resume;
 mod run;
 mod servers;
 mod source;
