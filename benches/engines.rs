@@ -9,9 +9,9 @@ mod support;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use iotupd::drive::bench::{Blast, DATAGRAM_SIZE, Object, OurSender, Way};
+use iotupd::drive::bench::{Blast, DATAGRAM_SIZE, Manner, Object, OurSender, Way};
 use iotupd::drive::serve::EngineChoice;
-use iotupd::sender::Pacing;
+use iotupd::sender::{Fec, Pacing};
 
 use support::{Noise, Tally, print_machine, say, way};
 
@@ -37,7 +37,7 @@ fn engines(criterion: &mut Criterion) {
         bencher.iter_custom(|count| Tally::default().measure(count, &mut send));
     });
     for engine in ENGINES {
-        let result = OurSender::with(&way, &noise.path, engine, Pacing::Unpaced, |sender| {
+        let result = OurSender::with(&way, &noise.path, unpaced(engine), |sender| {
             sender.send_packets(sender.round_length()).expect("send one pass");
             group.bench_function(BenchmarkId::from_parameter(sender.engine_name()), |bencher| {
                 bencher.iter_custom(|count| {
@@ -53,13 +53,18 @@ fn engines(criterion: &mut Criterion) {
     compare(&way, &noise, &object, &mut blast);
 }
 
+/// Block after block, as `--fec 0 --rate max` does it.
+fn unpaced(engine: EngineChoice) -> Manner {
+    Manner { engine, pacing: Pacing::Unpaced, fec: Fec::OFF }
+}
+
 /// All in turn, so that what the machine does besides meets all alike.
 fn compare(way: &Way, noise: &Noise, object: &Object, blast: &mut Blast) {
     say("Gbit/s of UDP payload, one core, and the share of the blast and of the copies");
     for engine in ENGINES {
         let (mut most, mut copies, mut ours) = (Tally::default(), Tally::default(), Tally::default());
         let mut next = 0;
-        let result = OurSender::with(way, &noise.path, engine, Pacing::Unpaced, |sender| {
+        let result = OurSender::with(way, &noise.path, unpaced(engine), |sender| {
             sender.send_packets(sender.round_length()).expect("send one pass");
             for _ in 0..TURN_COUNT {
                 most.measure(TURN_PACKETS, |count| blast.send_packets(count).expect("send"));

@@ -8,9 +8,9 @@ mod support;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use iotupd::drive::bench::OurSender;
+use iotupd::drive::bench::{Manner, OurSender};
 use iotupd::drive::serve::EngineChoice;
-use iotupd::sender::Pacing;
+use iotupd::sender::{Fec, Pacing};
 
 use support::{Noise, Tally, print_machine, say, way};
 
@@ -30,7 +30,7 @@ fn pps_vs_pkt_delay(criterion: &mut Criterion) {
         for delay in DELAYS_US {
             let pacing = if delay == 0 { Pacing::Unpaced } else { Pacing::PacketDelay(Duration::from_micros(delay)) };
             let mut tally = Tally::default();
-            let result = OurSender::with(&way, &noise.path, engine, pacing, |sender| {
+            let result = OurSender::with(&way, &noise.path, Manner { engine, pacing, fec: Fec::OFF }, |sender| {
                 if delay == 0 {
                     // Every payload has been hashed once.
                     sender.send_packets(sender.round_length()).expect("send one pass");

@@ -16,8 +16,8 @@ pub use group::GroupArg;
 pub use units::{ByteCount, Percent, RateArg};
 
 use crate::failure::{Exit, Failure};
-use crate::limits::{MTU_MAX, PACKET_OVERHEAD, SYMBOL_SIZE_MIN, VIRTUAL_SERVER_COUNT_MAX};
-use units::{parse_bytes, parse_duration, parse_packet_delay, parse_percent, parse_rate};
+use crate::limits::{MTU_MAX, PACKET_OVERHEAD, RUN_DEFAULT, RUN_MAX, SYMBOL_SIZE_MIN, VIRTUAL_SERVER_COUNT_MAX};
+use units::{parse_bytes, parse_duration, parse_fec, parse_packet_delay, parse_percent, parse_rate};
 
 /// The smallest MTU with room for the smallest symbol behind IPv6, UDP and packet headers.
 const MTU_MIN: i64 = PACKET_OVERHEAD as i64 + SYMBOL_SIZE_MIN as i64;
@@ -57,7 +57,18 @@ pub struct ServerArgs {
     /// Where in the cycle to start, in percent: 30% (default: differs from host to host)
     #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
     pub start_offset: Option<Percent>,
-    /// End after so many passes over the file (default: never)
+    /// Repair symbols in percent of the file, computed once and kept in the cache folder: any packets make up for as many lost ones
+    /// of the same MiB; 0% sends the file in its order
+    #[arg(long, value_name = "PERCENT", default_value = "50%", value_parser = parse_fec)]
+    pub fec: u16,
+    /// Packets of one MiB before the next MiB's turn, with --fec: longer runs are cheaper to write, shorter ones spread bursts of loss
+    #[arg(long, value_name = "N", default_value_t = RUN_DEFAULT, value_parser = clap::value_parser!(u16).range(1..=i64::from(RUN_MAX)))]
+    pub run: u16,
+    /// How much of the file to send before going on, with --fec: no more than receivers can cache; whole MiB (default: all up to 1G,
+    /// else 256M)
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub window: Option<ByteCount>,
+    /// End after so many passes over the file and its repair symbols (default: never)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub cycles: Option<u64>,
     /// Bytes of an IP packet at most (default: the interface's MTU, at most 1500; 1280 with --hops above 1)
@@ -154,6 +165,9 @@ pub struct ReceiverArgs {
     /// Refuse larger files: 500M, 2GiB (K, M, G, T are powers of 1024; KB, MB, GB, TB of 1000; default: the free space)
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub max_size: Option<ByteCount>,
+    /// Use no repair symbols: complete the file from its own bytes alone, which takes longer where packets are lost
+    #[arg(long)]
+    pub no_decode: bool,
     /// Print events as JSON, one object a line, on standard output
     #[arg(long)]
     pub json: bool,
@@ -247,6 +261,7 @@ fn usage_failure(error: &clap::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::FEC_PERCENT_DEFAULT;
 
     fn server(words: &[&str]) -> Result<ServerArgs, String> {
         let all = ["iotupd"].iter().chain(words).map(OsString::from);
@@ -286,6 +301,14 @@ mod tests {
     }
 
     #[test]
+    fn repair_symbols_are_half_of_the_file_unless_asked_for() {
+        let fec = |words: &[&str]| server(&[&["file", "239.1.1.1"], words].concat()).map(|args| (args.fec, args.run));
+        assert_eq!(fec(&[]), Ok((FEC_PERCENT_DEFAULT, RUN_DEFAULT)));
+        assert_eq!(fec(&["--fec", "0"]), Ok((0, RUN_DEFAULT)));
+        assert_eq!(fec(&["--fec", "100%", "--run", "46"]), Ok((100, 46)));
+    }
+
+    #[test]
     fn bounds_of_numbers_are_kept() {
         for bad in [
             ["--cycles", "0"],
@@ -294,6 +317,12 @@ mod tests {
             ["--hops", "0"],
             ["--hops", "256"],
             ["--start-offset", "101%"],
+            ["--fec", "101%"],
+            ["--fec", "-1"],
+            ["--fec", "0.5%"],
+            ["--run", "0"],
+            ["--run", "2049"],
+            ["--window", "x"],
         ] {
             assert!(server(&["file", "239.1.1.1", bad[0], bad[1]]).is_err(), "{bad:?}");
         }

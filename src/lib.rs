@@ -18,6 +18,7 @@
 //! - The **protocol** (`wire` to `sender` and `receiver`) is sans-I/O: it takes time, bytes and completions as arguments, and
 //!   answers with values. It has no clock, socket, file, thread or global, so that any number of senders and receivers can run
 //!   in one deterministic simulation (`tests/sim`).
+//! - **`fec`** is the erasure code of one block: repair symbols for the sender, whole blocks for the receiver's workers.
 //! - The **kernel** (`sys`) is all that is `unsafe`: sockets, maps, target files, the clock, signals. It knows no packet.
 //! - **`drive`** joins the two: one loop that sends, one that receives.
 //!
@@ -36,6 +37,7 @@ pub mod limits;
 pub mod types;
 
 pub mod digest;
+pub mod fec;
 pub mod manifest;
 pub mod object;
 pub mod wire;

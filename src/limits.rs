@@ -20,6 +20,25 @@ pub const HEADER_SIZE: usize = 44;
 pub const DATAGRAM_SIZE_MAX: usize = HEADER_SIZE + SYMBOL_SIZE_MAX as usize;
 /// Repair symbols in percent of source symbols at most: bounds the memory that one forged packet can make a decoder ask for.
 pub const REPAIR_PERCENT_MAX: u16 = 300;
+/// Repair symbols in percent of source symbols where none is asked for: a third of the packets may be lost.
+pub const FEC_PERCENT_DEFAULT: u16 = 50;
+/// Repair symbols in percent that a user may ask for.
+pub const FEC_PERCENT_MAX: u16 = 100;
+/// Symbols of a block before the next block's turn: short enough that a burst of loss is spread over many blocks, long enough that
+/// a receiver writes more than single symbols.
+pub const RUN_DEFAULT: u16 = 16;
+/// The longest run: all source symbols of the largest block.
+pub const RUN_MAX: u16 = 2048;
+/// Threads that compute repair symbols at most: together faster than most storage is read.
+pub const ENCODER_THREAD_COUNT_MAX: usize = 8;
+/// An object of which no more is sent is one window, unless another window is asked for.
+pub const WINDOW_WHOLE_SIZE_MAX: u64 = 1 << 30;
+/// The window of larger objects: a receiver keeps it in memory while it is written.
+pub const WINDOW_SIZE_DEFAULT: u64 = 256 << 20;
+/// A visit to a window takes so much more than K of each block: what may be lost without waiting for the next visit.
+pub const VISIT_EXCESS_PERCENT: u64 = 3;
+/// Visits before the order begins again, at most: the more, the closer is each to what is wanted.
+pub const VISIT_COUNT_MAX: u64 = 64;
 
 /// Bytes of a manifest packet's payload at most: fits an IPv6 packet of 1280 with the header.
 pub const MANIFEST_PAYLOAD_SIZE_MAX: usize = 1152;
@@ -79,6 +98,8 @@ pub const MTU_MAX: u32 = 9216;
 
 /// Bytes of packets kept while no manifest has been accepted.
 pub const WAITING_SIZE_MAX: usize = 8 << 20;
+/// Bytes of symbols kept because no slot of their block is free that they fit into.
+pub const KEPT_SIZE_MAX: usize = 16 << 20;
 /// Sender addresses (with port) that a receiver keeps account of.
 pub const SENDER_COUNT_MAX: usize = 64;
 /// Descriptions (symbol size and code) that a receiver remembers.
@@ -107,8 +128,13 @@ pub const GSO_MESSAGE_SIZE_MAX: usize = 65_487;
 const _: () = assert!(SYMBOL_SIZE_MAX.is_multiple_of(64) && SYMBOL_SIZE_MIN.is_multiple_of(64));
 const _: () = assert!(DATAGRAM_SIZE_MAX <= RECEIVE_BUFFER_SIZE && DATAGRAM_SIZE_MAX <= GSO_MESSAGE_SIZE_MAX);
 const _: () = assert!(BLOCK_SIZE.div_ceil(SYMBOL_SIZE_MIN as u64) * (100 + REPAIR_PERCENT_MAX as u64) / 100 < 65_535);
+const _: () = assert!(BLOCK_SIZE.div_ceil(SYMBOL_SIZE_MIN as u64) <= RUN_MAX as u64 && RUN_DEFAULT <= RUN_MAX);
+const _: () = assert!(FEC_PERCENT_DEFAULT <= FEC_PERCENT_MAX && FEC_PERCENT_MAX <= REPAIR_PERCENT_MAX);
+// The longest cycle: all rounds of the largest object.
+const _: () =
+    assert!((BLOCK_SIZE.div_ceil(SYMBOL_SIZE_MIN as u64) * 4 * VISIT_COUNT_MAX) << PATH_LENGTH_MAX <= POSITION_MAX);
 const _: () = assert!(REORDER_WINDOW * 4 < CYCLE_LENGTH_MIN);
 const _: () = assert!(8 + 8 + 32 * CHANNEL_COUNT_MAX + MANIFEST_SIGNED_SIZE_MAX <= MANIFEST_PAYLOAD_SIZE_MAX);
 const _: () = assert!(1 << PATH_LENGTH_MAX >= OBJECT_SIZE_MAX.div_ceil(BLOCK_SIZE));
 const _: () = assert!(MANIFEST_PAYLOAD_SIZE_MAX + HEADER_SIZE + 48 <= MTU_ROUTED as usize);
-const _: () = assert!(WAITING_SIZE_MAX > DATAGRAM_SIZE_MAX);
+const _: () = assert!(WAITING_SIZE_MAX > DATAGRAM_SIZE_MAX && KEPT_SIZE_MAX > SYMBOL_SIZE_MAX as usize);

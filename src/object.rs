@@ -81,11 +81,16 @@ impl Layout {
         if let Some(place) = self.place(block, esi) {
             return Some(place.size);
         }
-        let shard = match self.source_symbol_count(block) {
-            1 => self.block_size(block).next_multiple_of(64),
-            _ => u32::from(self.symbol_size.bytes()),
-        };
-        u16::try_from(shard).ok()
+        Some(self.shard_size(block))
+    }
+
+    /// The bytes of every repair symbol of a block of this object, and of its source symbols when they are coded: S, but where the
+    /// block is a single symbol its size rounded up to a multiple of 64.
+    #[must_use]
+    pub fn shard_size(&self, block: BlockIndex) -> u16 {
+        let block_size = self.block_size(block);
+        let single = u16::try_from(block_size).ok().filter(|&size| size <= self.symbol_size.bytes());
+        single.map_or(self.symbol_size.bytes(), |size| size.next_multiple_of(64))
     }
 
     /// Where source symbol `esi` belongs; `None` if it is a repair symbol or not of this object.

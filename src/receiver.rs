@@ -2,9 +2,13 @@
 //! to 7). A machine without I/O: it takes time, datagrams and completions, and answers with values.
 //!
 //! A symbol goes this way: `handle_datagram` answers `Verdict::Store`, the caller writes the payload and says so by
-//! `handle_stored`; when a block is full, `poll_work` asks for its value, `handle_hashed` brings it. Nothing is stored before
-//! `Action::Prepare` has been answered by `handle_prepared`, and nothing is right before a digest says so.
+//! `handle_stored`; when a block has enough of them, `poll_work` asks for its value, `handle_hashed` brings it. Where not all symbols are
+//! in their own places, the caller decodes the block in memory, and writes it only after its value proved right (`Work::WriteDecoded`).
+//! Nothing is stored before `Action::Prepare` has been answered by `handle_prepared`, and nothing is right before a digest says so.
+//!
+//! What is in every slot is noted in memory that outlives the process (`slots`), so that a receiver that is killed goes on where it was.
 
+mod bits;
 mod blocks;
 mod counts;
 mod judge;
@@ -12,6 +16,7 @@ mod loss;
 mod object;
 mod senders;
 mod sessions;
+mod slots;
 mod waiting;
 
 use std::collections::VecDeque;
@@ -21,10 +26,12 @@ use std::time::Duration;
 pub use counts::{Counts, DropReason};
 pub use loss::LossTracker;
 pub use senders::SenderEntry;
+pub use slots::{SlotEntry, SlotMemory, hash_of, plain_memory};
 pub use waiting::Waiting;
 
 use crate::limits::{OBJECT_SILENCE_MAX, SILENCE_NOTICE};
 use crate::manifest::{Manifest, Refusal};
+use crate::object::Layout;
 use crate::types::{BlockIndex, Digest, Esi, ObjectKey, ObjectSize, SymbolSize, Time};
 use object::Object;
 use senders::Senders;
@@ -41,6 +48,8 @@ pub struct ReceiverConfig {
     pub timeout: Option<Duration>,
     /// Give up after so long without a packet.
     pub idle_timeout: Option<Duration>,
+    /// Use repair symbols. If not, an object is completed from source symbols alone.
+    pub decode: bool,
 }
 
 /// What became of a datagram.
@@ -48,6 +57,8 @@ pub struct ReceiverConfig {
 pub enum Verdict {
     /// Its payload is to be written, then reported by `handle_stored` or `handle_store_failed`.
     Store(Store),
+    /// Its payload is to be kept in memory, or not if there is no room, and then reported by `handle_kept`.
+    Keep(Kept),
     /// It was a manifest or hashes packet, or is kept until a manifest comes.
     Taken,
     /// It changed nothing.
@@ -61,10 +72,23 @@ pub struct Store {
     pub block: BlockIndex,
     /// The symbol.
     pub esi: Esi,
+    /// The slot of the block to which it goes.
+    pub slot: u16,
     /// Its first byte in the object.
     pub offset: u64,
     /// Its bytes.
     pub size: u16,
+    /// [`hash_of`] its payload.
+    pub hash: u16,
+}
+
+/// A symbol for which no slot is free that it fits into, and with which its block has enough.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Kept {
+    /// The block.
+    pub block: BlockIndex,
+    /// The symbol.
+    pub esi: Esi,
 }
 
 /// What the caller must do next. Each is asked for once.
@@ -76,6 +100,14 @@ pub enum Action {
         manifest: Box<Manifest>,
         /// The symbol size with which it begins.
         symbol_size: SymbolSize,
+        /// The words that its map needs.
+        word_count: usize,
+    },
+    /// Symbols have another size from now on: make memory for another map, then call `handle_remapped`. What was in the one before is
+    /// of no use any more.
+    Remap {
+        /// The words that the map needs.
+        word_count: usize,
     },
     /// Every byte is verified: sync and rename the target.
     Commit,
@@ -122,7 +154,7 @@ pub enum Notice {
 }
 
 /// Work on a block that takes too long for the thread that takes datagrams. Each is answered once.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Work {
     /// Read the block back and compute its value: `handle_hashed`.
     Hash {
@@ -145,6 +177,50 @@ pub enum Work {
         /// The object's size.
         size: ObjectSize,
     },
+    /// Read the block back and tell in which of these slots are other bytes than their hash says: `handle_slots_checked`. Other slots of
+    /// the block may be written to meanwhile.
+    CheckSlots {
+        /// The block.
+        block: BlockIndex,
+        /// The object's size.
+        size: ObjectSize,
+        /// What the slots are said to hold.
+        slots: Vec<SlotEntry>,
+    },
+    /// Read the block back, decode its symbols into memory, and compute the value of what comes out: `handle_hashed`. The bytes are to be
+    /// kept until `WriteDecoded` asks for them, which it does at once if they are right.
+    Decode {
+        /// The block.
+        block: BlockIndex,
+        /// Where its symbols lie.
+        layout: Layout,
+        /// The symbols that are in its slots.
+        slots: Vec<SlotEntry>,
+        /// The symbol that the caller keeps; it is not needed afterwards.
+        kept: Option<Esi>,
+    },
+    /// Write what was decoded to all slots of the block that did not hold their own source symbols: `handle_written`.
+    WriteDecoded {
+        /// The block.
+        block: BlockIndex,
+        /// The object's size.
+        size: ObjectSize,
+    },
+}
+
+impl Work {
+    /// The block that it is about.
+    #[must_use]
+    pub fn block(&self) -> BlockIndex {
+        match self {
+            Self::Hash { block, .. }
+            | Self::HashZeroes { block, .. }
+            | Self::Clear { block, .. }
+            | Self::CheckSlots { block, .. }
+            | Self::Decode { block, .. }
+            | Self::WriteDecoded { block, .. } => *block,
+        }
+    }
 }
 
 /// How far a transfer is.
@@ -185,6 +261,8 @@ pub struct Receiver {
     said_too_large: bool,
     said_silent: bool,
     action: Option<Action>,
+    /// The words of a map that is to be asked for.
+    remap: Option<usize>,
     given_up: bool,
     started: Time,
     heard: Time,
@@ -209,6 +287,7 @@ impl Receiver {
             said_too_large: false,
             said_silent: false,
             action: None,
+            remap: None,
             given_up: false,
             started: now,
             heard: now,
@@ -253,11 +332,15 @@ impl Receiver {
         self.object().into_iter().flat_map(Object::missing)
     }
 
-    /// The target is ready; `reused`: it had the object's size before, so that its bytes may be right. The answer holds the
-    /// data packets that came early: hand each to `handle_datagram` now.
-    pub fn handle_prepared(&mut self, now: Time, reused: bool) -> Waiting {
+    /// The target is ready; `reused`: it had the object's size before, so that its bytes may be right. `memory` has the words that were
+    /// asked for, with whatever an earlier attempt left in them. The answer holds the data packets that came early: hand each to
+    /// `handle_datagram` now.
+    ///
+    /// # Panics
+    /// If the memory does not have as many words as were asked for.
+    pub fn handle_prepared(&mut self, now: Time, reused: bool, memory: Box<dyn SlotMemory>) -> Waiting {
         if let Phase::Preparing(mut object) = std::mem::replace(&mut self.phase, Phase::Waiting) {
-            object.prepared(now, reused);
+            object.prepared(now, reused, memory);
             self.phase = Phase::Receiving(object);
             self.settle();
         }
@@ -267,18 +350,41 @@ impl Receiver {
         early
     }
 
-    /// `count` symbols of `block` have been written.
-    pub fn handle_stored(&mut self, block: BlockIndex, count: u16) {
+    /// The answer to `Action::Remap`: memory with the words that were asked for, whatever is in them.
+    ///
+    /// # Panics
+    /// If the memory does not have as many words as were asked for.
+    pub fn handle_remapped(&mut self, memory: Box<dyn SlotMemory>) {
         if let Phase::Receiving(object) = &mut self.phase {
-            object.blocks.stored(block, count);
+            object.remapped(memory);
         }
     }
 
-    /// A symbol could not be written.
-    pub fn handle_store_failed(&mut self, block: BlockIndex, esi: Esi) {
+    /// Symbols have been written.
+    pub fn handle_stored(&mut self, stores: &[Store]) {
         if let Phase::Receiving(object) = &mut self.phase {
-            object.blocks.store_failed(block, esi);
+            stores.iter().for_each(|store| object.blocks.stored(store));
         }
+    }
+
+    /// A symbol could not be written; what is in its slot now does not matter.
+    pub fn handle_store_failed(&mut self, store: &Store) {
+        if let Phase::Receiving(object) = &mut self.phase {
+            object.blocks.store_failed(store);
+        }
+    }
+
+    /// A symbol is kept; or not, for want of room: then it is needed again.
+    pub fn handle_kept(&mut self, kept: Kept, is_kept: bool) {
+        if let Phase::Receiving(object) = &mut self.phase {
+            object.blocks.kept(kept, is_kept);
+        }
+    }
+
+    /// Whether a symbol that was kept is still of use.
+    #[must_use]
+    pub fn keeps(&self, kept: Kept) -> bool {
+        matches!(&self.phase, Phase::Receiving(object) if object.blocks.keeps(kept))
     }
 
     /// The next piece of work, if there is any. The caller bounds how many it has under way.
@@ -289,7 +395,8 @@ impl Receiver {
         }
     }
 
-    /// The answer to `Work::Hash` and `Work::HashZeroes`: the value, or `None` if the block could not be read.
+    /// The answer to `Work::Hash`, `Work::HashZeroes` and `Work::Decode`: the value, or `None` if the block could not be read, or its
+    /// symbols not be decoded.
     pub fn handle_hashed(&mut self, now: Time, block: BlockIndex, value: Option<Digest>) {
         let Phase::Receiving(object) = &mut self.phase else { return };
         if object.hashed(now, block, value, &mut self.senders) == object::Outcome::Failed {
@@ -310,6 +417,20 @@ impl Receiver {
         self.settle();
     }
 
+    /// The answer to `Work::CheckSlots`: those of the slots that do not hold what they are said to; all of them if they could not be read.
+    pub fn handle_slots_checked(&mut self, block: BlockIndex, wrong: &[SlotEntry]) {
+        if let Phase::Receiving(object) = &mut self.phase {
+            object.blocks.checked(block, wrong);
+        }
+    }
+
+    /// The answer to `Work::WriteDecoded`; `written`: every byte of the block is in its place.
+    pub fn handle_written(&mut self, block: BlockIndex, written: bool) {
+        let Phase::Receiving(object) = &mut self.phase else { return };
+        object.written(block, written);
+        self.settle();
+    }
+
     /// Goes over to `Complete` when every block is verified.
     fn settle(&mut self) {
         if !matches!(&self.phase, Phase::Receiving(object) if object.is_complete()) {
@@ -323,7 +444,7 @@ impl Receiver {
 
     /// The next thing that the caller must do.
     pub fn poll_action(&mut self) -> Option<Action> {
-        self.action.take()
+        self.action.take().or_else(|| self.remap.take().map(|word_count| Action::Remap { word_count }))
     }
 
     /// The next thing to tell people.
@@ -372,6 +493,7 @@ impl Receiver {
         if let Phase::Receiving(object) = &mut self.phase
             && let Some(symbol_size) = object.change_session_if_useless(now)
         {
+            self.remap = Some(object.blocks.word_count());
             self.notice(Notice::SessionChanged(symbol_size));
         }
     }
@@ -406,7 +528,7 @@ impl Receiver {
         let verdict = self.judge(now, from, datagram);
         match verdict {
             Verdict::Dropped(reason) => self.counts.drop(reason),
-            Verdict::Store(_) => self.counts.stored += 1,
+            Verdict::Store(_) | Verdict::Keep(_) => self.counts.stored += 1,
             Verdict::Taken => {}
         }
         verdict

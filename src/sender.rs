@@ -3,6 +3,8 @@
 
 mod cadence;
 mod carousel;
+mod content;
+mod order;
 mod pacer;
 mod share;
 
@@ -10,7 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cadence::HashesCredit;
-pub use carousel::Carousel;
+use carousel::Cursor;
+pub use carousel::{Carousel, Fec, SentBlock};
+pub use content::Content;
 pub use pacer::{Pacer, Pacing, Round};
 pub use share::Share;
 
@@ -37,8 +41,10 @@ pub struct SenderConfig {
     pub ip_overhead: u32,
     /// How fast.
     pub pacing: Pacing,
-    /// The first position, in millionths of the cycle.
+    /// The first position, in millionths of the positions where senders start.
     pub start_ppm: u32,
+    /// Repair symbols and the order of all.
+    pub fec: Fec,
     /// End after so many passes; `None`: never.
     pub passes: Option<u64>,
     /// The manifest's canonical text.
@@ -94,8 +100,10 @@ pub enum Step {
 /// What has been sent so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SenderCounts {
-    /// Data packets.
+    /// Data packets of the cycle.
     pub data: u64,
+    /// Data packets outside of the cycle, in the place of repair symbols that were not computed yet.
+    pub outside: u64,
     /// Manifest packets.
     pub manifest: u64,
     /// Hashes packets.
@@ -115,7 +123,10 @@ pub struct Sender {
     share: Share,
     ip_overhead: u32,
     group_log2: u8,
-    next_position: u64,
+    /// Where it is in the cycle; `None` if there are no data packets.
+    cursor: Option<Cursor>,
+    /// The next source symbol to send outside of the cycle.
+    outside: Option<(SentBlock, Esi)>,
     next_group: u32,
     manifest_every: u64,
     data_since_manifest: u64,
@@ -135,7 +146,8 @@ impl Sender {
     /// all of them together.
     pub fn with_share(tree: Arc<ObjectTree>, config: &SenderConfig, share: Share) -> Result<Self, Unsendable> {
         let layout = Layout::new(tree.size(), config.symbol_size);
-        let carousel = Carousel::new(layout, |block| !tree.is_zero(block) || tree.size().block_count() == 1);
+        let carousel =
+            Carousel::new(layout, config.fec, |block| !tree.is_zero(block) || tree.size().block_count() == 1);
         let key = ObjectKey { id: tree.digest().object_id(), size: tree.size() };
         let group_log2 = largest_group(tree.size().block_count(), config.payload_size_max)?;
         let group_count = group_count(tree.size().block_count(), group_log2);
@@ -157,9 +169,12 @@ impl Sender {
             (0, groups) => groups.max(1),
             (length, _) => length,
         };
-        let start = carousel.position_at(config.start_ppm) + share.start_of(carousel.round_length());
+        // A last pass that ends is shared without gap or overlap; one that never ends begins among source symbols.
+        let span = if config.passes.is_some() { carousel.round_length().max(1) } else { carousel.start_span() };
+        let start = (Carousel::position_at(span, config.start_ppm) + share.start_of(span)) % span;
         Ok(Self {
-            next_position: start % carousel.cycle_length().max(1),
+            cursor: (carousel.cycle_length() > 0).then(|| carousel.cursor_at(start)),
+            outside: None,
             next_group: 0,
             manifest_every: pass_length.min(MANIFEST_EVERY),
             data_since_manifest: 0,
@@ -211,11 +226,22 @@ impl Sender {
     /// The position of the next data packet.
     #[must_use]
     pub fn next_position(&self) -> u64 {
-        self.next_position
+        self.cursor.map_or(0, |cursor| cursor.symbol().0)
     }
 
-    /// What to do at `now`. A packet that is handed out counts as sent: the caller repeats it until the kernel takes it.
+    /// [`Self::poll_with`] where there are no repair symbols, or all of them have been computed.
     pub fn poll(&mut self, now: Time) -> Step {
+        self.poll_ready(now, |_| true)
+    }
+
+    /// What to do at `now`. A packet that is handed out counts as sent: the caller repeats it until the kernel takes it. It can be
+    /// composed from `content`: where the next repair symbol has not been computed yet, a source symbol goes in its place, outside
+    /// of the cycle.
+    pub fn poll_with<C: Content + ?Sized>(&mut self, now: Time, content: &C) -> Step {
+        self.poll_ready(now, |block| content.repair(block).is_some())
+    }
+
+    fn poll_ready(&mut self, now: Time, is_ready: impl Fn(SentBlock) -> bool) -> Step {
         let manifest_due = self.manifest_due(now);
         // The hashes packets that go with the last data packets are part of the pass.
         if self.packets_left == Some(0) && !manifest_due && !(self.has_data() && self.hashes_credit.is_due()) {
@@ -227,7 +253,7 @@ impl Sender {
         if let Some(at) = self.lone_manifest_wait(now) {
             return Step::Wait(at);
         }
-        let outgoing = self.next(now, manifest_due);
+        let outgoing = self.next(now, manifest_due, is_ready);
         let size = self.packet_size(&outgoing) as u64 + u64::from(self.ip_overhead);
         self.pacer.spend(size);
         self.counts.ip_bytes += size;
@@ -253,7 +279,7 @@ impl Sender {
         }
     }
 
-    fn next(&mut self, now: Time, manifest_due: bool) -> Outgoing {
+    fn next(&mut self, now: Time, manifest_due: bool, is_ready: impl Fn(SentBlock) -> bool) -> Outgoing {
         if manifest_due {
             self.manifest_at = Some(now);
             self.data_since_manifest = 0;
@@ -262,7 +288,7 @@ impl Sender {
         }
         let groups = group_count(self.tree.size().block_count(), self.group_log2);
         if self.has_data() {
-            return if self.hashes_credit.is_due() { self.next_hashes(groups) } else { self.next_data() };
+            return if self.hashes_credit.is_due() { self.next_hashes(groups) } else { self.next_data(is_ready) };
         }
         self.count_down();
         self.data_since_manifest += 1;
@@ -285,22 +311,49 @@ impl Sender {
         Outgoing::Hashes(group)
     }
 
-    fn next_data(&mut self) -> Outgoing {
-        let position = self.next_position;
-        let (block, esi) = self.carousel.symbol_at(position);
-        self.next_position = if position + 1 == self.carousel.cycle_length() { 0 } else { position + 1 };
+    fn next_data(&mut self, is_ready: impl Fn(SentBlock) -> bool) -> Outgoing {
         // The others send as many meanwhile.
         self.data_since_manifest += u64::from(self.share.count());
         self.hashes_credit.earn(self.share.count());
+        let cursor = self.cursor.as_mut().expect("there are data packets");
+        let (position, block, esi) = cursor.symbol();
+        if self.carousel.is_repair(block, esi) {
+            let sent = self.carousel.sent_block(block).expect("a block that is sent");
+            if !is_ready(sent) {
+                return self.next_outside(sent);
+            }
+        }
+        cursor.advance(&self.carousel);
         self.counts.data += 1;
         self.count_down();
         Outgoing::Data { position: Position::new(position).expect("within the cycle"), block, esi }
+    }
+
+    /// A source symbol instead of one that is not there yet. It has no position, so that nobody takes it for loss, and the
+    /// position that it stands for goes later: none is skipped.
+    fn next_outside(&mut self, stalled: SentBlock) -> Outgoing {
+        let (sent, esi) = self.outside.unwrap_or((stalled, Esi(0)));
+        let block = self.carousel.block_of(sent);
+        self.outside = Some(match esi.0 + 1 < self.carousel.layout().source_symbol_count(block) {
+            true => (sent, Esi(esi.0 + 1)),
+            false => (SentBlock((sent.0 + 1) % self.carousel.sent_count()), Esi(0)),
+        });
+        self.counts.outside += 1;
+        Outgoing::Data { position: Position::OUTSIDE, block, esi }
     }
 
     fn count_down(&mut self) {
         if let Some(left) = &mut self.packets_left {
             *left = left.saturating_sub(1);
         }
+    }
+
+    /// The bytes of the longest packet.
+    #[must_use]
+    pub fn packet_size_max(&self) -> usize {
+        let data = usize::from(self.carousel.layout().symbol_size().bytes());
+        let hashes = largest_hashes_size(&self.tree, self.group_log2);
+        (HEADER_SIZE + data.max(usize::try_from(hashes).unwrap_or(0))).max(self.manifest_packet.len())
     }
 
     /// The bytes of a packet.
@@ -315,17 +368,28 @@ impl Sender {
         }
     }
 
-    /// Writes a packet into `out`, which has exactly [`Self::packet_size`] bytes. `content` is the whole object; `hashes` has a place
-    /// for each packet of a round, 0 at first, or none at all: then every payload is hashed each time.
-    pub fn compose(&self, outgoing: &Outgoing, content: &[u8], hashes: &[AtomicU64], out: &mut [u8]) {
+    /// The symbol that a packet carries, if it is a data packet: what composing it will read.
+    ///
+    /// # Panics
+    /// As [`Self::compose`].
+    #[must_use]
+    pub fn payload<'a, C: Content + ?Sized>(&self, outgoing: &Outgoing, content: &'a C) -> Option<&'a [u8]> {
+        let Outgoing::Data { block, esi, .. } = outgoing else { return None };
+        Some(self.symbol(*block, *esi, content))
+    }
+
+    /// Writes a packet into `out`, which has exactly [`Self::packet_size`] bytes. `hashes` has a place for each packet of a round, 0 at
+    /// first, or none at all: then every payload is hashed each time.
+    ///
+    /// # Panics
+    /// If the packet carries a repair symbol that `content` does not have: [`Self::poll_with`] hands out none.
+    pub fn compose<C: Content + ?Sized>(&self, outgoing: &Outgoing, content: &C, hashes: &[AtomicU64], out: &mut [u8]) {
         match outgoing {
             Outgoing::Manifest => return out.copy_from_slice(&self.manifest_packet),
             Outgoing::Data { position, block, esi } => {
-                let place = self.carousel.layout().place(*block, *esi).expect("a source symbol");
-                let start = usize::try_from(place.offset).expect("the object is mapped");
                 let payload = self.start_packet(out, Kind::Data, *position, *block, *esi);
-                payload.copy_from_slice(&content[start..start + usize::from(place.size)]);
-                let hash = self.remembered_hash(hashes, *position, payload);
+                payload.copy_from_slice(self.symbol(*block, *esi, content));
+                let hash = self.remembered_hash(hashes, *block, *esi, payload);
                 return seal_with(out, hash);
             }
             Outgoing::Hashes(group) => {
@@ -337,10 +401,23 @@ impl Sender {
         seal(out);
     }
 
-    /// The hash of the payload at `position`, computed at most once where there is room to remember it.
-    fn remembered_hash(&self, hashes: &[AtomicU64], position: Position, payload: &[u8]) -> u64 {
-        let place = position.value() % self.carousel.round_length();
-        let Some(slot) = usize::try_from(place).ok().and_then(|place| hashes.get(place)) else {
+    /// The bytes of a symbol.
+    fn symbol<'a, C: Content + ?Sized>(&self, block: BlockIndex, esi: Esi, content: &'a C) -> &'a [u8] {
+        let layout = self.carousel.layout();
+        if let Some(place) = layout.place(block, esi) {
+            let start = usize::try_from(place.offset).expect("the object is mapped");
+            return &content.source()[start..start + usize::from(place.size)];
+        }
+        let shard_size = usize::from(layout.shard_size(block));
+        let start = usize::from(esi.0 - layout.source_symbol_count(block)) * shard_size;
+        let sent = self.carousel.sent_block(block).expect("a block that is sent");
+        &content.repair(sent).expect("a repair symbol that has been computed")[start..start + shard_size]
+    }
+
+    /// The hash of the payload of a symbol, computed at most once where there is room to remember it.
+    fn remembered_hash(&self, hashes: &[AtomicU64], block: BlockIndex, esi: Esi, payload: &[u8]) -> u64 {
+        let slot = self.carousel.slot_of(block, esi).and_then(|slot| usize::try_from(slot).ok());
+        let Some(slot) = slot.and_then(|slot| hashes.get(slot)) else {
             return payload_hash(payload);
         };
         // Virtual servers that meet here compute the same.
@@ -389,7 +466,9 @@ fn manifest_packet(
 ) -> Result<Vec<u8>, Unsendable> {
     let (channel, code) = (ChannelId(0), CodeId::REED_SOLOMON);
     let entry = ChannelEntry { channel, group: None, cycle_length: carousel.cycle_length(), rate };
-    let description = SessionDescription::new(config.symbol_size, code, 0, [entry].into_iter()).expect("one channel");
+    let percent = carousel.repair_percent();
+    let description =
+        SessionDescription::new(config.symbol_size, code, percent, [entry].into_iter()).expect("one channel");
     let payload = ManifestPayload { description, text: &config.manifest_text, signature: None };
     let needed = manifest_size(&payload);
     let room = MANIFEST_PAYLOAD_SIZE_MAX.min(config.payload_size_max as usize);

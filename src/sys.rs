@@ -7,7 +7,9 @@
 pub mod clock;
 #[allow(unsafe_code)]
 pub mod interface;
+#[allow(unsafe_code)]
 pub mod memory;
+#[allow(unsafe_code)]
 pub mod processors;
 #[allow(unsafe_code)]
 pub mod receive_socket;
@@ -30,7 +32,7 @@ pub mod uring_socket;
 
 pub use interface::Interface;
 pub use receive_socket::{ReceiveOptions, ReceiveSocket};
-pub use scratch::Scratch;
+pub use scratch::{Scratch, ScratchSlots, free_space};
 pub use send_socket::{Message, SendOptions, SendSocket};
 pub use signals::StopSignal;
 pub use slot_file::SlotFile;

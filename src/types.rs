@@ -190,6 +190,9 @@ impl Position {
     /// The first position; also what manifest and hashes packets carry.
     pub const ZERO: Self = Self(0);
 
+    /// What data packets carry that are not part of a cycle.
+    pub const OUTSIDE: Self = Self(POSITION_MAX);
+
     /// `None` if `value` does not fit 48 bits.
     #[must_use]
     pub fn new(value: u64) -> Option<Self> {

@@ -54,20 +54,23 @@ pub enum Packet<'a> {
 
 /// Judges a datagram by rules 1 to 6 of section 4.
 pub fn parse(datagram: &[u8]) -> Result<(Header, Packet<'_>), Malformed> {
+    parse_hashed(datagram).map(|(header, packet, _)| (header, packet))
+}
+
+/// The same, with the XXH3-64 of the payload, which the checksum is made of: nobody need compute it again.
+pub fn parse_hashed(datagram: &[u8]) -> Result<(Header, Packet<'_>, u64), Malformed> {
     if datagram.len() > DATAGRAM_SIZE_MAX {
         return Err(Malformed::Long);
     }
     let (head, payload) = datagram.split_first_chunk::<HEADER_SIZE>().ok_or(Malformed::Short)?;
     let header = Header::parse(head)?;
-    if !header::checksum_holds(head, payload) {
-        return Err(Malformed::Checksum);
-    }
+    let hash = header::checked_payload_hash(head, payload).ok_or(Malformed::Checksum)?;
     let packet = match header.kind {
         Kind::Data => Packet::Data(payload),
         Kind::Manifest => Packet::Manifest(ManifestPayload::parse(&header, payload)?),
         Kind::Hashes => Packet::Hashes(HashesPayload::parse(&header, payload)?),
     };
-    Ok((header, packet))
+    Ok((header, packet, hash))
 }
 
 #[cfg(test)]

@@ -13,9 +13,13 @@ use std::cell::Cell;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use iotupd::drive::bench::{OurSender, Recording, Replay, Way};
+use iotupd::drive::bench::{Manner, OurSender, Recording, Replay, Way};
 use iotupd::drive::serve::EngineChoice;
-use iotupd::sender::Pacing;
+use iotupd::limits::FEC_PERCENT_DEFAULT;
+use iotupd::sender::{Fec, Pacing};
+
+/// What a server does unless it is told otherwise.
+const ROWS: Fec = Fec::new(FEC_PERCENT_DEFAULT);
 
 /// Counts what the calling thread allocates: tests run side by side.
 struct Counting;
@@ -76,11 +80,11 @@ fn noise() -> (tempfile::TempDir, PathBuf) {
     (folder, path)
 }
 
-fn sender_allocates_nothing(engine: EngineChoice, pacing: Pacing) {
+fn sender_allocates_nothing(engine: EngineChoice, pacing: Pacing, fec: Fec) {
     let (_folder, path) = noise();
     // Loopback can multicast without being told to; nobody is a member of the group.
     let way = Way::new("lo", "239.77.7.8:4242".parse().unwrap()).unwrap();
-    let (count, sent) = OurSender::with(&way, &path, engine, pacing, |sender| {
+    let (count, sent) = OurSender::with(&way, &path, Manner { engine, pacing, fec }, |sender| {
         // Two passes: every buffer has then been in use, and every hash is known.
         sender.send_packets(2 * sender.round_length()).unwrap();
         let mut sent = 0;
@@ -101,23 +105,29 @@ fn the_allocator_counts() {
 
 #[test]
 fn sender_by_sendmmsg_allocates_nothing_for_a_packet() {
-    sender_allocates_nothing(EngineChoice::Sendmmsg, Pacing::Unpaced);
+    sender_allocates_nothing(EngineChoice::Sendmmsg, Pacing::Unpaced, Fec::OFF);
 }
 
 #[test]
 fn sender_by_the_best_engine_allocates_nothing_for_a_packet() {
     // io_uring, where the kernel lets us.
-    sender_allocates_nothing(EngineChoice::Auto, Pacing::Unpaced);
+    sender_allocates_nothing(EngineChoice::Auto, Pacing::Unpaced, Fec::OFF);
+}
+
+#[test]
+fn sender_of_repair_symbols_allocates_nothing_for_a_packet() {
+    sender_allocates_nothing(EngineChoice::Auto, Pacing::Unpaced, ROWS);
+    sender_allocates_nothing(EngineChoice::Sendmmsg, Pacing::Unpaced, ROWS);
 }
 
 #[test]
 fn sender_that_keeps_time_allocates_nothing_for_a_packet() {
-    sender_allocates_nothing(EngineChoice::Auto, Pacing::PacketDelay(Duration::from_micros(10)));
+    sender_allocates_nothing(EngineChoice::Auto, Pacing::PacketDelay(Duration::from_micros(10)), ROWS);
 }
 
-fn receiver_allocates_nothing(into_a_file: bool) {
+fn receiver_allocates_nothing(into_a_file: bool, fec: Fec) {
     let (folder, path) = noise();
-    let recording = Recording::of_one_pass(&path).unwrap();
+    let recording = Recording::of_one_pass(&path, fec).unwrap();
     let mut replay = Replay::new(&recording, into_a_file.then(|| folder.path())).unwrap();
     // The stream is known after its first batch, but not one of the other blocks.
     replay.take_batches(&recording, 0, 1).unwrap();
@@ -129,10 +139,12 @@ fn receiver_allocates_nothing(into_a_file: bool) {
 
 #[test]
 fn receiver_allocates_nothing_for_a_packet() {
-    receiver_allocates_nothing(false);
+    receiver_allocates_nothing(false, Fec::OFF);
+    receiver_allocates_nothing(false, ROWS);
 }
 
 #[test]
 fn receiver_that_writes_allocates_nothing_for_a_packet() {
-    receiver_allocates_nothing(true);
+    receiver_allocates_nothing(true, Fec::OFF);
+    receiver_allocates_nothing(true, ROWS);
 }

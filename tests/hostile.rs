@@ -5,14 +5,17 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use iotupd::digest::{ObjectTree, block_value};
 use iotupd::limits::BLOCK_SIZE;
 use iotupd::manifest::{DisplayName, Members};
 use iotupd::object::{Group, block_size};
-use iotupd::receiver::{Action, DropReason, Receiver, ReceiverConfig, Store, Verdict, Work};
-use iotupd::sender::{Outgoing, Pacing, Sender, SenderConfig};
+use iotupd::receiver::{
+    Action, DropReason, Kept, Receiver, ReceiverConfig, SlotMemory, Store, Verdict, Work, plain_memory,
+};
+use iotupd::sender::{Fec, Outgoing, Pacing, Sender, SenderConfig};
 use iotupd::types::{BlockIndex, Digest, Esi, ObjectSize, Position, SymbolSize, Time};
 use iotupd::wire::seal;
 
@@ -77,6 +80,7 @@ fn sender_of(content: &[u8], symbol_size: u16, change: impl Fn(&mut Members)) ->
         ip_overhead: 28,
         pacing: Pacing::Unpaced,
         start_ppm: 0,
+        fec: Fec::OFF,
         passes: None,
         manifest_text: members.manifest().unwrap().to_text().into_bytes(),
     };
@@ -233,20 +237,33 @@ struct Victim<'a> {
     receiver: Receiver,
     now: Time,
     stores: Vec<Store>,
+    keeps: Vec<Kept>,
     works: Vec<Work>,
     may_prepare: bool,
     is_asked: bool,
+    /// The words of the map that was asked for.
+    word_count: Option<usize>,
     is_prepared: bool,
 }
 
 impl<'a> Victim<'a> {
     fn new(random: &mut Random, world: &'a World, start: Start) -> Self {
         let size_max = if random.one_in(20) { 1000 } else { u64::MAX };
-        let config = ReceiverConfig { size_max, timeout: None, idle_timeout: None };
+        let config = ReceiverConfig { size_max, timeout: None, idle_timeout: None, decode: !random.one_in(5) };
         let receiver = Receiver::new(Time::default(), config);
         let may_prepare = !matches!(start, Start::Waiting | Start::Preparing);
-        let (now, stores, works) = (Time::default(), vec![], vec![]);
-        let mut victim = Self { world, receiver, now, stores, works, may_prepare, is_asked: false, is_prepared: false };
+        let mut victim = Self {
+            world,
+            receiver,
+            now: Time::default(),
+            stores: vec![],
+            keeps: vec![],
+            works: vec![],
+            may_prepare,
+            is_asked: false,
+            word_count: None,
+            is_prepared: false,
+        };
         let which = random.below(world.data.len());
         if !matches!(start, Start::Waiting) {
             victim.feed(random, &world.manifests[which]);
@@ -266,6 +283,9 @@ impl<'a> Victim<'a> {
     fn feed(&mut self, random: &mut Random, datagram: &[u8]) {
         let from = SocketAddr::from(([192, 0, 2, random.below(3) as u8], 4000 + random.below(30) as u16));
         let verdict = self.receiver.handle_datagram(self.now, from, datagram);
+        if let Verdict::Keep(kept) = verdict {
+            self.keeps.push(kept);
+        }
         if let Verdict::Store(store) = verdict {
             assert!(self.is_prepared, "nothing is stored before the target is ready");
             let block_start = store.block.offset();
@@ -283,22 +303,27 @@ impl<'a> Victim<'a> {
 
     /// Does some of what the receiver has asked for.
     fn answer(&mut self, random: &mut Random) {
-        self.is_asked |= matches!(self.receiver.poll_action(), Some(Action::Prepare { .. }));
-        if self.is_asked && self.may_prepare && !self.is_prepared {
-            self.is_prepared = true;
-            let early = self.receiver.handle_prepared(self.now, random.one_in(2));
-            for (from, datagram) in early.datagrams() {
-                if let Verdict::Store(store) = self.receiver.handle_datagram(self.now, from, datagram) {
-                    self.stores.push(store);
-                }
-            }
+        match self.receiver.poll_action() {
+            Some(Action::Prepare { word_count, .. }) => (self.is_asked, self.word_count) = (true, Some(word_count)),
+            Some(Action::Remap { word_count }) => self.word_count = Some(word_count),
+            _ => {}
+        }
+        if self.may_prepare
+            && let Some(word_count) = self.word_count
+            && (!self.is_prepared || random.one_in(4))
+        {
+            self.word_count = None;
+            self.give_memory(random, plain_memory(word_count));
         }
         for _ in 0..self.stores.len().min(random.below(12)) {
             let store = self.stores.swap_remove(random.below(self.stores.len()));
             match random.one_in(500) {
-                true => self.receiver.handle_store_failed(store.block, store.esi),
-                false => self.receiver.handle_stored(store.block, 1),
+                true => self.receiver.handle_store_failed(&store),
+                false => self.receiver.handle_stored(&[store]),
             }
+        }
+        for kept in std::mem::take(&mut self.keeps) {
+            self.receiver.handle_kept(kept, !random.one_in(4));
         }
         self.works.extend(std::iter::from_fn(|| self.receiver.poll_work()));
         if !self.works.is_empty() && random.one_in(3) {
@@ -308,11 +333,36 @@ impl<'a> Victim<'a> {
         while self.receiver.poll_notice().is_some() {}
     }
 
+    /// What a map may hold: nothing, or anything.
+    fn give_memory(&mut self, random: &mut Random, memory: Box<dyn SlotMemory>) {
+        for word in memory.words() {
+            word.store(if random.one_in(3) { random.next() as u32 } else { 0 }, Ordering::Relaxed);
+        }
+        if self.is_prepared {
+            return self.receiver.handle_remapped(memory);
+        }
+        self.is_prepared = true;
+        let early = self.receiver.handle_prepared(self.now, random.one_in(2), memory);
+        for (from, datagram) in early.datagrams() {
+            match self.receiver.handle_datagram(self.now, from, datagram) {
+                Verdict::Store(store) => self.stores.push(store),
+                Verdict::Keep(kept) => self.keeps.push(kept),
+                Verdict::Taken | Verdict::Dropped(_) => {}
+            }
+        }
+    }
+
     fn finish(&mut self, random: &mut Random, work: Work) {
-        let block = match work {
-            Work::Clear { block, .. } => return self.receiver.handle_cleared(block, !random.one_in(4)),
-            Work::Hash { block, .. } | Work::HashZeroes { block, .. } => block,
-        };
+        let block = work.block();
+        match work {
+            Work::Clear { .. } => return self.receiver.handle_cleared(block, !random.one_in(4)),
+            Work::WriteDecoded { .. } => return self.receiver.handle_written(block, !random.one_in(4)),
+            Work::CheckSlots { mut slots, .. } => {
+                slots.retain(|_| random.one_in(2));
+                return self.receiver.handle_slots_checked(block, &slots);
+            }
+            Work::Hash { .. } | Work::HashZeroes { .. } | Work::Decode { .. } => {}
+        }
         let is_ours = self.object_size() == self.world.size;
         let true_value = self.world.values.get(block.0 as usize).copied().filter(|_| is_ours);
         let value = match random.below(8) {
@@ -413,7 +463,7 @@ fn no_datagram_makes_a_receiver_panic_or_break_its_invariants() {
 }
 
 #[test]
-fn all_symbol_numbers_of_one_block_store_only_source_symbols() {
+fn all_symbol_numbers_of_one_block_fill_each_slot_once_and_no_more() {
     let world = World::new();
     let mut random = Random(SEED);
     let mut victim = Victim::new(&mut random, &world, Start::Receiving);
@@ -421,11 +471,16 @@ fn all_symbol_numbers_of_one_block_store_only_source_symbols() {
         victim.answer(&mut random);
     }
     let mut symbol = world.data[0][0].clone();
-    for esi in 0..=u16::MAX {
+    for esi in (0..=u16::MAX).rev() {
         symbol[30..32].copy_from_slice(&esi.to_be_bytes());
         seal(&mut symbol);
         victim.feed(&mut random, &symbol);
     }
-    assert!(victim.stores.iter().all(|store| store.esi < Esi(2048)));
+    assert!(victim.stores.iter().all(|store| store.esi < Esi(4 * 2048)));
+    let mut offsets: Vec<_> = victim.stores.iter().map(|store| store.offset).collect();
+    offsets.sort_unstable();
+    offsets.dedup();
+    assert_eq!(offsets.len(), victim.stores.len());
+    assert!(!offsets.is_empty() && offsets.len() <= 2048 && victim.keeps.len() <= 1);
     victim.check();
 }

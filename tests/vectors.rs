@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use iotupd::manifest;
-use iotupd::receiver::{Action, DropReason, Receiver, ReceiverConfig, Verdict};
+use iotupd::receiver::{Action, DropReason, Receiver, ReceiverConfig, Verdict, plain_memory};
 use iotupd::types::Time;
 use iotupd::wire::{ManifestPayload, Packet, parse};
 use serde_json::{Value, json};
@@ -160,12 +160,12 @@ fn manifest_json(payload: &ManifestPayload<'_>, actual: &mut Value) {
 
 /// A receiver that has taken the manifest that the vector names, if it names one.
 fn receiver_before(json: &Value) -> Receiver {
-    let config = ReceiverConfig { size_max: u64::MAX, timeout: None, idle_timeout: None };
+    let config = ReceiverConfig { size_max: u64::MAX, timeout: None, idle_timeout: None, decode: true };
     let mut receiver = Receiver::new(Time::default(), config);
     if let Some(before) = json["accepted_before"].as_str() {
         assert_eq!(judge(&mut receiver, &read(before).0), Verdict::Taken, "{before}");
-        assert!(matches!(receiver.poll_action(), Some(Action::Prepare { .. })));
-        receiver.handle_prepared(Time::default(), false);
+        let Some(Action::Prepare { word_count, .. }) = receiver.poll_action() else { panic!("{before}: no target") };
+        receiver.handle_prepared(Time::default(), false, plain_memory(word_count));
     }
     receiver
 }
@@ -184,6 +184,7 @@ fn accepted_vectors_are_taken() {
                     assert_eq!(json["payload"]["object_offset"], store.offset, "{name}");
                     assert_eq!(json["payload"]["size"], store.size, "{name}");
                 }
+                Verdict::Keep(kept) => assert!(json["header"]["esi"] == kept.esi.0, "{name}"),
                 Verdict::Taken => assert_ne!(json["header"]["kind"], 1, "{name}"),
                 Verdict::Dropped(reason) => panic!("{name}: dropped as {}", reason.name()),
             }

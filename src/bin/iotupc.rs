@@ -27,6 +27,7 @@ fn run() -> Result<Exit, Failure> {
         timeout: args.timeout,
         idle_timeout: args.idle_timeout,
         size_max: args.max_size.map(|size| size.0),
+        decode: !args.no_decode,
     };
     run_reported(&mut Report::new(PROGRAM, args.json), |report| receive(&options, report))
 }

@@ -6,7 +6,7 @@ use iotupd::cli::{EngineArg, PacingArg, Parsed, RateArg, ServerArgs, parse};
 use iotupd::drive::serve::{EngineChoice, ServeOptions, serve};
 use iotupd::drive::{Report, run as run_reported};
 use iotupd::failure::{Exit, Failure};
-use iotupd::sender::Pacing;
+use iotupd::sender::{Fec, Pacing};
 
 const PROGRAM: &str = "iotupd";
 
@@ -34,6 +34,7 @@ fn run() -> Result<Exit, Failure> {
         },
         virtual_servers: args.virtual_servers,
         start_ppm: args.start_offset.map(|offset| offset.ppm),
+        fec: Fec { percent: args.fec, run: args.run, window_size: args.window.map(|size| size.0) },
         passes: args.cycles,
         mtu: args.mtu,
         hops: args.hops,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::limits::{OBJECT_SIZE_MAX, PKT_DELAY_MAX};
+use crate::limits::{FEC_PERCENT_MAX, OBJECT_SIZE_MAX, PKT_DELAY_MAX};
 use crate::types::RateBps;
 
 /// How fast to send.
@@ -117,6 +117,12 @@ pub(super) fn parse_percent(text: &str) -> Result<Percent, String> {
     let number = text.strip_suffix('%').unwrap_or(text);
     let ppm = scaled(number, 10_000).and_then(|ppm| u32::try_from(ppm).ok()).filter(|&ppm| ppm < 1_000_000);
     ppm.map(|ppm| Percent { ppm }).ok_or_else(|| format!("{text} is not from 0% to less than 100%"))
+}
+
+pub(super) fn parse_fec(text: &str) -> Result<u16, String> {
+    let number = text.strip_suffix('%').unwrap_or(text);
+    let percent = number.parse().ok().filter(|percent| *percent <= FEC_PERCENT_MAX && !number.starts_with('+'));
+    percent.ok_or_else(|| format!("{text} is not a whole number of percent from 0% to {FEC_PERCENT_MAX}%"))
 }
 
 #[cfg(test)]

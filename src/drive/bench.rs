@@ -8,14 +8,16 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
+use super::kept::KeptSymbols;
 use super::line::{EngineChoice, Line};
+use super::repair::Repair;
 use super::virtual_server::{Common, Published, Trouble, VirtualServer};
 use super::{choose, runs, serve};
 use crate::digest::{ObjectTree, block_value, zero_block_value};
 use crate::failure::{Exit, Failure};
 use crate::limits::{BLOCK_SIZE, GSO_MESSAGE_SIZE_MAX, HEADER_SIZE, RECEIVE_BATCH};
-use crate::receiver::{Action, Receiver, ReceiverConfig, Verdict};
-use crate::sender::{Pacing, Sender, SenderConfig, Step};
+use crate::receiver::{Action, Receiver, ReceiverConfig, Verdict, plain_memory};
+use crate::sender::{Fec, Pacing, Sender, SenderConfig, Step};
 use crate::sys::{Interface, Message, Scratch, SendOptions, SendSocket, SourceFile, SourceMap, Target, clock};
 use crate::types::{BlockIndex, SymbolSize, Time};
 
@@ -132,18 +134,30 @@ impl Object {
         Ok(Self { manifest_text: manifest.to_text().into_bytes(), content, tree })
     }
 
-    fn sender(&self, pacing: Pacing) -> Sender {
+    fn sender(&self, pacing: Pacing, fec: Fec) -> Sender {
         let config = SenderConfig {
             symbol_size: SymbolSize::new(SYMBOL_SIZE).expect("a symbol size"),
             payload_size_max: u32::from(SYMBOL_SIZE),
             ip_overhead: 28,
             pacing,
             start_ppm: 0,
+            fec,
             passes: None,
             manifest_text: self.manifest_text.clone(),
         };
         Sender::new(Arc::clone(&self.tree), &config).expect("every packet fits 1500 bytes")
     }
+}
+
+/// How to send an object.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner {
+    /// By which engine.
+    pub engine: EngineChoice,
+    /// How fast.
+    pub pacing: Pacing,
+    /// How many repair symbols, in percent, and in which order all goes.
+    pub fec: Fec,
 }
 
 /// A virtual server that is run by the calling thread.
@@ -154,32 +168,34 @@ pub struct OurSender<'a> {
 }
 
 impl OurSender<'_> {
-    /// Calls `body` with a virtual server that sends the object of the file at `path`.
+    /// Calls `body` with a virtual server that sends the object of the file at `path`, of which all repair symbols are there.
     ///
     /// # Errors
     /// If it cannot be made.
     pub fn with<R>(
         way: &Way,
         path: &Path,
-        engine: EngineChoice,
-        pacing: Pacing,
+        manner: Manner,
         body: impl FnOnce(&mut OurSender<'_>) -> R,
     ) -> Result<R, Failure> {
         let object = Object::open(path)?;
-        let sender = object.sender(pacing);
+        let sender = object.sender(manner.pacing, manner.fec);
         let count = usize::try_from(sender.carousel().round_length()).expect("the packets of a mapped file");
         let folder = path.parent().unwrap_or(Path::new("."));
         let common = Common {
             content: object.content,
+            repair: Repair::new(std::slice::from_ref(&sender), Some(folder.to_owned()))?,
             hashes: Scratch::new(folder, count).ok(),
             stop: Arc::new(AtomicBool::new(false)),
             start: OnceLock::new(),
         };
+        // The threads end when all is computed, and with them the scope.
+        std::thread::scope(|scope| common.repair.spawn(scope, &common.content, &common.stop, 0))?;
         clock::set_timer_slack();
         let (published, (events, _inbox)) = (Published::default(), mpsc::channel());
         let socket = way.socket()?;
         let gso = socket.gso();
-        let line = Line::new(socket, engine, format!("send to {}", way.group), Arc::clone(&common.stop))?;
+        let line = Line::new(socket, manner.engine, format!("send to {}", way.group), Arc::clone(&common.stop))?;
         let engine = line.engine_name();
         let server = VirtualServer::new(sender, line, gso, &common, &published, &events);
         Ok(body(&mut OurSender { server, engine }))
@@ -247,22 +263,27 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Records the packets of one pass over the file at `path`, of all kinds.
+    /// Records the packets of one pass over the file at `path`, of all kinds but repair symbols: those come in the order that they
+    /// have while there are no repair symbols yet.
     ///
     /// # Errors
     /// If the file cannot be read.
-    pub fn of_one_pass(path: &Path) -> Result<Self, Failure> {
+    pub fn of_one_pass(path: &Path, fec: Fec) -> Result<Self, Failure> {
         let object = Object::open(path)?;
-        let mut sender = object.sender(Pacing::Unpaced);
+        let mut sender = object.sender(Pacing::Unpaced, fec);
         let mut recording = Self { bytes: Vec::new(), ends: Vec::new(), size: object.tree.size().bytes() };
         // Later by more than the least time between manifests, again and again, so that there are some.
         let mut now = Time::from_nanos(0);
-        while sender.counts().data < sender.carousel().round_length() {
+        let content: &[u8] = &object.content;
+        let (layout, block_count) = (*sender.carousel().layout(), object.tree.size().block_count());
+        let sent = (0..block_count).map(BlockIndex).filter(|&block| !object.tree.is_zero(block));
+        let count = sent.map(|block| u64::from(layout.source_symbol_count(block))).sum();
+        while sender.counts().data < count {
             now = now.after(Duration::from_micros(1));
-            let Step::Send(outgoing) = sender.poll(now) else { continue };
+            let Step::Send(outgoing) = sender.poll_with(now, content) else { continue };
             let start = recording.bytes.len();
             recording.bytes.resize(start + sender.packet_size(&outgoing), 0);
-            sender.compose(&outgoing, &object.content, &[], &mut recording.bytes[start..]);
+            sender.compose(&outgoing, content, &[], &mut recording.bytes[start..]);
             recording.ends.push(recording.bytes.len());
         }
         Ok(recording)
@@ -307,6 +328,7 @@ pub enum Sink {
 pub struct Replay {
     receiver: Receiver,
     sink: Sink,
+    kept: KeptSymbols,
     now: Time,
 }
 
@@ -317,11 +339,11 @@ impl Replay {
     /// If the file cannot be made.
     pub fn new(recording: &Recording, folder: Option<&Path>) -> Result<Self, Failure> {
         let now = Time::from_nanos(1);
-        let config = ReceiverConfig { size_max: u64::MAX, timeout: None, idle_timeout: None };
+        let config = ReceiverConfig { size_max: u64::MAX, timeout: None, idle_timeout: None, decode: true };
         let mut receiver = Receiver::new(now, config);
         let (from, manifest) = recording.batches().flatten().next().expect("a recording begins with the manifest");
         let _ = receiver.handle_datagram(now, from, manifest);
-        let Some(Action::Prepare { manifest, .. }) = receiver.poll_action() else {
+        let Some(Action::Prepare { manifest, word_count, .. }) = receiver.poll_action() else {
             panic!("a recording begins with the manifest")
         };
         let size = manifest.size.bytes();
@@ -333,8 +355,8 @@ impl Replay {
                 Sink::File(Target::create(&folder.join("replay"), size, &id)?.target)
             }
         };
-        let _ = receiver.handle_prepared(now, false);
-        Ok(Self { receiver, sink, now })
+        let _ = receiver.handle_prepared(now, false, plain_memory(word_count));
+        Ok(Self { receiver, sink, kept: KeptSymbols::default(), now })
     }
 
     /// Takes every packet; answers with the bytes of the symbols that were stored.
@@ -353,12 +375,12 @@ impl Replay {
         let now = self.now;
         for batch in recording.batches().skip(first).take(count) {
             match &mut self.sink {
-                Sink::File(target) => runs::take(&mut self.receiver, Some(target), now, batch)?,
+                Sink::File(target) => runs::take(&mut self.receiver, Some(target), &mut self.kept, now, batch)?,
                 Sink::Memory(memory) => batch.for_each(|(from, datagram)| {
                     let Verdict::Store(store) = self.receiver.handle_datagram(now, from, datagram) else { return };
                     let start = usize::try_from(store.offset).expect("an object in memory");
                     memory[start..start + usize::from(store.size)].copy_from_slice(&datagram[HEADER_SIZE..]);
-                    self.receiver.handle_stored(store.block, 1);
+                    self.receiver.handle_stored(&[store]);
                 }),
             }
         }

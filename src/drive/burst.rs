@@ -1,14 +1,14 @@
 //! The packets of one burst, one after another in one buffer, and the messages in which they go to the kernel: neighbours of
 //! equal size, and one shorter behind them, make one GSO message.
 
-use crate::limits::{DATAGRAM_SIZE_MAX, GSO_MESSAGE_SIZE_MAX, GSO_SEGMENT_COUNT_MAX};
+use crate::limits::{GSO_MESSAGE_SIZE_MAX, GSO_SEGMENT_COUNT_MAX};
 use crate::sys::Message;
 
 /// Bytes of the buffer: two full messages, so that an unpaced sender shares the cost of a system call, and little enough to stay in
 /// the cache of one core.
 const BUFFER_SIZE: usize = 2 * 65_536;
 /// Messages of one burst at most: what the socket takes at once.
-pub(super) const MESSAGE_COUNT_MAX: usize = 64;
+pub(super) const MESSAGE_COUNT_MAX: usize = 128;
 
 /// A burst that is being composed, or sent.
 #[derive(Debug)]
@@ -18,11 +18,14 @@ pub(super) struct Burst {
     messages: Vec<Message>,
     segment_counts: Vec<usize>,
     gso: bool,
+    packet_size_max: usize,
 }
 
 impl Burst {
-    pub(super) fn new(gso: bool) -> Self {
+    /// For packets of at most so many bytes.
+    pub(super) fn new(gso: bool, packet_size_max: usize) -> Self {
         Self {
+            packet_size_max,
             buffer: Self::new_buffer(),
             used: 0,
             messages: Vec::with_capacity(MESSAGE_COUNT_MAX),
@@ -41,9 +44,17 @@ impl Burst {
         self.messages.is_empty()
     }
 
-    /// Whether any packet still fits.
-    pub(super) fn has_room(&self) -> bool {
-        self.buffer.len() - self.used >= DATAGRAM_SIZE_MAX && self.messages.len() < MESSAGE_COUNT_MAX
+    /// Packets that surely fit, whatever messages they make.
+    pub(super) fn packet_count_max(&self) -> usize {
+        (BUFFER_SIZE / self.packet_size_max).min(MESSAGE_COUNT_MAX)
+    }
+
+    /// Whether the last message has room for exactly one more of the longest packets.
+    pub(super) fn takes_one_more(&self) -> bool {
+        let (Some(last), Some(count)) = (self.messages.last(), self.segment_counts.last()) else { return false };
+        let room = GSO_MESSAGE_SIZE_MAX - last.size;
+        let is_near_end = room < 2 * self.packet_size_max || *count + 1 == GSO_SEGMENT_COUNT_MAX;
+        self.gso && is_near_end && room >= self.packet_size_max && *count < GSO_SEGMENT_COUNT_MAX
     }
 
     /// Adds a packet of `size` bytes, which `compose` writes.

@@ -5,18 +5,20 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::kept::KeptSymbols;
 use super::report::{self, Report};
 use super::workers::{Done, Workers};
 use super::{choose, runs};
-use crate::failure::{Exit, Failure, shown};
+use crate::failure::{Exit, Failure, describe, shown};
 use crate::limits::BLOCK_SIZE;
 use crate::manifest::Manifest;
-use crate::receiver::{Action, DropReason, GiveUp, Notice, Receiver, ReceiverConfig};
-use crate::sys::{ReceiveOptions, ReceiveSocket, StopSignal, Target, clock, memory, signals};
+use crate::receiver::{Action, DropReason, GiveUp, Kept, Notice, Receiver, ReceiverConfig, SlotMemory, Work};
+use crate::sys::{ReceiveOptions, ReceiveSocket, SlotFile, StopSignal, Target, clock, memory, signals};
 use crate::types::{SymbolSize, Time};
 
 /// Between two looks at signals while nothing comes.
@@ -25,8 +27,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const WORK_INTERVAL: Duration = Duration::from_millis(1);
 /// Ranges of missing bytes that are listed at most.
 const MISSING_COUNT_MAX: usize = 1000;
-/// Memory for the bookkeeping of one block, rounded up.
-const BYTES_PER_BLOCK: u64 = 512;
+/// Memory for the bookkeeping of one block with the smallest symbols, rounded up.
+const BYTES_PER_BLOCK: u64 = 2048;
 /// Failed blocks of which each is told; after that they are only counted.
 const FAILED_BLOCKS_TOLD: u64 = 5;
 
@@ -47,6 +49,8 @@ pub struct ReceiveFileOptions {
     pub idle_timeout: Option<Duration>,
     /// Refuse larger files; `None`: those for which there is no room.
     pub size_max: Option<u64>,
+    /// Use repair symbols.
+    pub decode: bool,
 }
 
 /// Receives one file.
@@ -69,7 +73,8 @@ pub fn receive(options: &ReceiveFileOptions, report: &mut Report) -> Result<Exit
     report.event("listening", fields, Some(format!("listening to {} on {}", options.group, interface.name)));
     warnings.iter().for_each(|warning| report.notice("warning", warning));
     let now = clock::now();
-    let config = ReceiverConfig { size_max, timeout: options.timeout, idle_timeout: options.idle_timeout };
+    let (timeout, idle_timeout, decode) = (options.timeout, options.idle_timeout, options.decode);
+    let config = ReceiverConfig { size_max, timeout, idle_timeout, decode };
     let receiver = Receiver::new(now, config);
     let mut transfer = Transfer {
         options,
@@ -79,6 +84,7 @@ pub fn receive(options: &ReceiveFileOptions, report: &mut Report) -> Result<Exit
         receiver,
         target: None,
         workers: None,
+        kept: KeptSymbols::default(),
         started: now,
         accepted: now,
         rate: Rate { at: now, held: 0, bits_per_second: 0.0 },
@@ -124,6 +130,16 @@ impl Rate {
     }
 }
 
+/// The sidecar map, as the machine sees it.
+#[derive(Debug)]
+struct SlotMap(SlotFile);
+
+impl SlotMemory for SlotMap {
+    fn words(&self) -> &[AtomicU32] {
+        self.0.words()
+    }
+}
+
 struct Transfer<'a> {
     options: &'a ReceiveFileOptions,
     interface: String,
@@ -132,6 +148,7 @@ struct Transfer<'a> {
     receiver: Receiver,
     target: Option<Arc<Target>>,
     workers: Option<Workers>,
+    kept: KeptSymbols,
     started: Time,
     accepted: Time,
     rate: Rate,
@@ -150,7 +167,7 @@ impl Transfer<'_> {
             })?;
             let now = clock::now();
             let datagrams = self.socket.datagrams();
-            runs::take(&mut self.receiver, self.target.as_deref(), now, datagrams)
+            runs::take(&mut self.receiver, self.target.as_deref(), &mut self.kept, now, datagrams)
                 .map_err(|error| self.write_failure(&error))?;
             self.work(now)?;
             self.receiver.handle_timeout(now);
@@ -172,17 +189,31 @@ impl Transfer<'_> {
         let Some(workers) = &mut self.workers else { return Ok(()) };
         while let Some(done) = workers.take() {
             match done {
-                Done::Hashed(block, Ok(value)) => self.receiver.handle_hashed(now, block, Some(value)),
+                Done::Hashed(block, Ok(value)) => self.receiver.handle_hashed(now, block, value),
+                Done::Checked(block, Ok(wrong)) => self.receiver.handle_slots_checked(block, &wrong),
                 Done::Cleared(block, Ok(())) => self.receiver.handle_cleared(block, true),
-                Done::Hashed(_, Err(error)) => return Err(disk_failure("read", &self.target, &error)),
-                Done::Cleared(_, Err(error)) => return Err(disk_failure("write", &self.target, &error)),
+                Done::Written(block, Ok(())) => self.receiver.handle_written(block, true),
+                Done::Hashed(_, Err(error)) | Done::Checked(_, Err(error)) => {
+                    return Err(disk_failure("read", &self.target, &error));
+                }
+                Done::Cleared(_, Err(error)) | Done::Written(_, Err(error)) => {
+                    return Err(disk_failure("write", &self.target, &error));
+                }
             }
         }
         while workers.has_room()
             && let Some(work) = self.receiver.poll_work()
         {
-            workers.give(work);
+            let kept = match work {
+                Work::Decode { block, kept: Some(esi), .. } => {
+                    self.kept.take(Kept { block, esi }).map(|payload| (esi, payload))
+                }
+                _ => None,
+            };
+            workers.give(work, kept);
         }
+        // What is right has just been asked for: every piece of work that was taken made room for another, and writing comes first.
+        workers.discard_decoded();
         Ok(())
     }
 
@@ -193,7 +224,13 @@ impl Transfer<'_> {
     fn act(&mut self, now: Time) -> Result<Option<Outcome>, Failure> {
         while let Some(action) = self.receiver.poll_action() {
             match action {
-                Action::Prepare { manifest, symbol_size } => self.prepare(now, &manifest, symbol_size)?,
+                Action::Prepare { manifest, symbol_size, word_count } => {
+                    self.prepare(now, &manifest, symbol_size, word_count)?;
+                }
+                Action::Remap { word_count } => {
+                    let memory = self.slot_memory(word_count)?;
+                    self.receiver.handle_remapped(memory);
+                }
                 Action::Commit => return Ok(Some(Outcome::Verified)),
                 Action::GiveUp(reason) => return Ok(Some(Outcome::GaveUp(reason))),
             }
@@ -202,7 +239,13 @@ impl Transfer<'_> {
     }
 
     /// A manifest has been accepted: the target is created, and what came early is stored.
-    fn prepare(&mut self, now: Time, manifest: &Manifest, symbol_size: SymbolSize) -> Result<(), Failure> {
+    fn prepare(
+        &mut self,
+        now: Time,
+        manifest: &Manifest,
+        symbol_size: SymbolSize,
+        word_count: usize,
+    ) -> Result<(), Failure> {
         let size = manifest.size.bytes();
         let line = format!(
             "receiving {} ({}, id {}), not authenticated",
@@ -230,10 +273,31 @@ impl Transfer<'_> {
         (self.target, self.workers) = (Some(target), Some(workers));
         (self.accepted, self.rate.at) = (now, now);
         self.report.restart(now);
-        let early = self.receiver.handle_prepared(now, reused);
-        runs::take(&mut self.receiver, self.target.as_deref(), now, early.datagrams())
+        let memory = self.slot_memory(word_count)?;
+        let early = self.receiver.handle_prepared(now, reused, memory);
+        runs::take(&mut self.receiver, self.target.as_deref(), &mut self.kept, now, early.datagrams())
             .map_err(|error| self.write_failure(&error))?;
         self.work(now)
+    }
+
+    /// The sidecar map of the target, or, if it cannot be had, memory that is lost with the program.
+    fn slot_memory(&mut self, word_count: usize) -> Result<Box<dyn SlotMemory>, Failure> {
+        let path = &self.options.file;
+        let file = match SlotFile::open(path, word_count) {
+            Ok(file) => file,
+            Err(error) => {
+                let cause = describe(&error);
+                let text = format!(
+                    "what is received will not outlive an interruption: no map beside {}: {cause}",
+                    shown(path)
+                );
+                self.report.notice("warning", &text);
+                SlotFile::anonymous(word_count).map_err(|error| {
+                    Failure::io(Exit::Unavailable, "take memory for the map of what is received", &error)
+                })?
+            }
+        };
+        Ok(Box::new(SlotMap(file)))
     }
 
     /// Says what there is to say.
@@ -354,7 +418,10 @@ impl Transfer<'_> {
         // The threads hold the target too: they end first.
         self.workers = None;
         let target = self.target.take().and_then(Arc::into_inner);
-        target.expect("a verified object has a target that only this thread holds").commit()
+        target.expect("a verified object has a target that only this thread holds").commit()?;
+        // A map that is left behind says nothing of any file: it is taken up only with a `.part`.
+        let _ = SlotFile::remove(&self.options.file);
+        Ok(())
     }
 
     fn give_up_failure(&self, reason: GiveUp) -> Failure {

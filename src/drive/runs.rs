@@ -3,67 +3,76 @@
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 
+use super::kept::KeptSymbols;
 use crate::limits::HEADER_SIZE;
 use crate::receiver::{Receiver, Store, Verdict};
 use crate::sys::Target;
-use crate::types::{BlockIndex, Time};
+use crate::types::{BlockIndex, Esi, Time};
 
 /// Symbols of one run at most.
 const RUN_LENGTH_MAX: usize = 256;
 
-/// Hands datagrams to the machine and writes what it wants stored.
+/// What is in a place of a run that is not in use.
+const NOTHING: Store = Store { block: BlockIndex(0), esi: Esi(0), slot: 0, offset: 0, size: 0, hash: 0 };
+
+/// Hands datagrams to the machine, writes what it wants stored, and keeps what it wants kept.
 ///
 /// # Errors
 /// What the kernel says of a write that failed. The program then ends, so the machine is not told.
 pub(super) fn take<'a>(
     receiver: &mut Receiver,
     target: Option<&Target>,
+    kept_symbols: &mut KeptSymbols,
     now: Time,
     datagrams: impl Iterator<Item = (SocketAddr, &'a [u8])>,
 ) -> io::Result<()> {
-    let mut run = Run { parts: [IoSlice::new(&[]); RUN_LENGTH_MAX], length: 0, block: BlockIndex(0), start: 0, end: 0 };
+    let mut run =
+        Run { parts: [IoSlice::new(&[]); RUN_LENGTH_MAX], stores: [NOTHING; RUN_LENGTH_MAX], length: 0, end: 0 };
     let mut result = Ok(());
     for (from, datagram) in datagrams {
-        let Verdict::Store(store) = receiver.handle_datagram(now, from, datagram) else { continue };
-        if !run.takes(&store) {
-            result = result.and(run.write(receiver, target));
+        match receiver.handle_datagram(now, from, datagram) {
+            Verdict::Store(store) => {
+                if !run.takes(&store) {
+                    result = result.and(run.write(receiver, target));
+                }
+                run.push(store, &datagram[HEADER_SIZE..]);
+            }
+            Verdict::Keep(kept) => {
+                let is_kept = kept_symbols.keep(receiver, kept, &datagram[HEADER_SIZE..]);
+                receiver.handle_kept(kept, is_kept);
+            }
+            Verdict::Taken | Verdict::Dropped(_) => {}
         }
-        run.push(&store, &datagram[HEADER_SIZE..]);
     }
     result.and(run.write(receiver, target))
 }
 
-/// Symbols of one block, side by side.
+/// Symbols side by side.
 struct Run<'a> {
     parts: [IoSlice<'a>; RUN_LENGTH_MAX],
+    stores: [Store; RUN_LENGTH_MAX],
     length: usize,
-    block: BlockIndex,
-    start: u64,
     end: u64,
 }
 
 impl<'a> Run<'a> {
     fn takes(&self, store: &Store) -> bool {
-        self.length > 0 && self.length < RUN_LENGTH_MAX && self.block == store.block && self.end == store.offset
+        self.length > 0 && self.length < RUN_LENGTH_MAX && self.end == store.offset
     }
 
-    fn push(&mut self, store: &Store, payload: &'a [u8]) {
-        if self.length == 0 {
-            (self.block, self.start, self.end) = (store.block, store.offset, store.offset);
-        }
+    fn push(&mut self, store: Store, payload: &'a [u8]) {
         self.parts[self.length] = IoSlice::new(payload);
+        self.stores[self.length] = store;
         self.length += 1;
-        self.end += payload.len() as u64;
+        self.end = store.offset + payload.len() as u64;
     }
 
     fn write(&mut self, receiver: &mut Receiver, target: Option<&Target>) -> io::Result<()> {
-        if self.length == 0 {
-            return Ok(());
-        }
+        let stores = &self.stores[..self.length];
+        let Some(first) = stores.first() else { return Ok(()) };
         let target = target.expect("nothing is stored before the target is there");
-        let written = target.write_run(self.start, &self.parts[..self.length]);
-        let count = u16::try_from(self.length).expect("a run is short");
+        let written = target.write_run(first.offset, &self.parts[..self.length]);
         self.length = 0;
-        written.inspect(|()| receiver.handle_stored(self.block, count))
+        written.inspect(|()| receiver.handle_stored(stores))
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 pub use super::line::EngineChoice;
+use super::repair::Repair;
 use super::report::{self, Report};
 use super::virtual_server::{self, Common, Event, Published, Recipe, Totals, Trouble};
 use super::{choose, digest_file};
@@ -20,7 +21,7 @@ use crate::limits::{
     VIRTUAL_SERVER_RATE_BPS,
 };
 use crate::manifest::{DisplayName, Members};
-use crate::sender::{Pacing, Sender, SenderConfig, Share, Unsendable};
+use crate::sender::{Fec, Pacing, Sender, SenderConfig, Share, Unsendable};
 use crate::sys::{Interface, Scratch, SendOptions, SendSocket, SourceFile, StopSignal, clock, processors, signals};
 use crate::types::{Digest, ObjectKey, RateBps, SymbolSize, Time};
 
@@ -42,6 +43,8 @@ pub struct ServeOptions {
     pub pacing: Option<Pacing>,
     /// Where to start, in millionths of a round; `None`: somewhere that differs from host to host.
     pub start_ppm: Option<u32>,
+    /// Repair symbols and the order of all.
+    pub fec: Fec,
     /// End after so many passes.
     pub passes: Option<u64>,
     /// Bytes of an IP packet at most.
@@ -139,6 +142,7 @@ fn new_senders(
         ip_overhead: if options.group.is_ipv4() { 28 } else { 48 },
         pacing,
         start_ppm: options.start_ppm.unwrap_or_else(|| start_of_host(&manifest.key().id.0, &interface.name)),
+        fec: options.fec,
         passes: options.passes,
         manifest_text: manifest.to_text().into_bytes(),
     };
@@ -309,6 +313,7 @@ impl<'a> Server<'a> {
         let count = senders.len();
         let common = Common {
             content: self.file.map()?,
+            repair: Repair::new(&senders, self.options.cache_dir.clone().or_else(digest_file::default_cache_dir))?,
             hashes: room_for_hashes(self.options, &senders[0]),
             stop: Arc::new(AtomicBool::new(false)),
             start: OnceLock::new(),
@@ -337,6 +342,7 @@ impl<'a> Server<'a> {
                 })
             };
             let spawned = senders.into_iter().zip(sockets).enumerate().try_for_each(spawn);
+            let spawned = spawned.and_then(|()| common.repair.spawn(scope, &common.content, &common.stop, count));
             let outcome = spawned.and_then(|()| self.watch(&common, &published, &inbox));
             common.stop();
             outcome

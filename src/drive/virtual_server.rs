@@ -8,19 +8,26 @@ use std::time::Duration;
 
 use super::burst::Burst;
 use super::line::{EngineChoice, Line};
+use super::repair::{Repair, Symbols};
 use crate::failure::Failure;
-use crate::sender::{Sender, SenderCounts, Step};
-use crate::sys::{Scratch, SendSocket, SourceMap, clock, processors};
+use crate::sender::{Outgoing, Sender, SenderCounts, Step};
+use crate::sys::{Scratch, SendSocket, SourceMap, clock, memory, processors};
 use crate::types::Time;
 
 /// The longest sleep: a thread that waits for the next packet of a slow server still hears that it is to stop.
 const SLEEP_MAX: Duration = Duration::from_millis(100);
+
+/// How many packets ahead the processor is asked for a payload: on one core, sending 1 GiB without a receiver took 3.2 s of its own
+/// time with 0, 1.8 s with 1 or 2, 1.2 s with 4 and 1.3 s with 8.
+const PREFETCH_DISTANCE: usize = 4;
 
 /// What all virtual servers of a program share.
 #[derive(Debug)]
 pub(super) struct Common {
     /// The object's bytes.
     pub(super) content: SourceMap,
+    /// Its repair symbols, as far as they have been computed.
+    pub(super) repair: Repair,
     /// Where payload hashes are remembered.
     pub(super) hashes: Option<Scratch>,
     /// Nothing more is to be sent.
@@ -170,6 +177,10 @@ pub(super) fn run(recipe: Recipe, common: &Common, published: &Published, events
 /// A virtual server at work.
 #[derive(Debug)]
 pub(super) struct VirtualServer<'a> {
+    /// The packets of the burst that is being composed.
+    next: Vec<Outgoing>,
+    /// Control packets that go at the end of its messages.
+    deferred: Vec<Outgoing>,
     sender: Sender,
     line: Line,
     burst: Burst,
@@ -188,7 +199,10 @@ impl<'a> VirtualServer<'a> {
         published: &'a Published,
         events: &'a EventSender<Event>,
     ) -> Self {
-        Self { sender, line, burst: Burst::new(gso), common, published, events }
+        let burst = Burst::new(gso, sender.packet_size_max());
+        let packets = burst.packet_count_max();
+        let (next, deferred) = (Vec::with_capacity(packets), Vec::with_capacity(packets));
+        Self { next, deferred, sender, line, burst, common, published, events }
     }
 
     /// Its machine.
@@ -230,14 +244,48 @@ impl<'a> VirtualServer<'a> {
 
     /// Puts into the burst what may go now; answers with what the machine said when it had no more, `None` if the burst is full.
     fn compose(&mut self, now: Time) -> Option<Step> {
-        self.burst.clear();
+        let last = self.gather(now);
         let hashes = self.common.hashes.as_ref().map_or(&[][..], Scratch::words);
-        while self.burst.has_room() {
-            match self.sender.poll(now) {
+        let content = Symbols { source: &self.common.content, repair: &self.common.repair };
+        let sender = &self.sender;
+        let ahead = |index: usize| {
+            if let Some(payload) = self.next.get(index).and_then(|outgoing| sender.payload(outgoing, &content)) {
+                memory::prefetch(payload);
+            }
+        };
+        (0..PREFETCH_DISTANCE).for_each(ahead);
+        let mut deferred = self.deferred.iter().peekable();
+        let (burst, push) = (&mut self.burst, |burst: &mut Burst, outgoing: &Outgoing| {
+            burst.push(sender.packet_size(outgoing), |out| sender.compose(outgoing, &content, hashes, out));
+        });
+        burst.clear();
+        for (index, outgoing) in self.next.iter().enumerate() {
+            ahead(index + PREFETCH_DISTANCE);
+            push(burst, outgoing);
+            // A shorter packet ends a message: there it costs nothing, within it would cost another message.
+            if burst.takes_one_more()
+                && let Some(control) = deferred.next()
+            {
+                push(burst, control);
+            }
+        }
+        deferred.for_each(|control| push(burst, control));
+        last
+    }
+
+    /// Asks the machine for as many packets as a burst holds. Control packets that come after data packets are put off to the end of
+    /// a message.
+    fn gather(&mut self, now: Time) -> Option<Step> {
+        self.next.clear();
+        self.deferred.clear();
+        let content = Symbols { source: &self.common.content, repair: &self.common.repair };
+        let mut has_data = false;
+        while self.next.len() + self.deferred.len() < self.burst.packet_count_max() {
+            match self.sender.poll_with(now, &content) {
                 Step::Send(outgoing) => {
-                    let (sender, content) = (&self.sender, &self.common.content);
-                    self.burst
-                        .push(sender.packet_size(&outgoing), |out| sender.compose(&outgoing, content, hashes, out));
+                    let is_data = matches!(outgoing, Outgoing::Data { .. });
+                    has_data |= is_data;
+                    if is_data || !has_data { &mut self.next } else { &mut self.deferred }.push(outgoing);
                 }
                 step => return Some(step),
             }

@@ -1,36 +1,67 @@
-//! Threads that hash and clear blocks while the main thread takes datagrams.
+//! Threads that hash, decode, write and clear blocks while the main thread takes datagrams.
+//!
+//! What they need of memory does not depend on the object: each has a block's worth to read into and what a decoder takes (6 MiB at most), and
+//! what has been decoded and is not yet written is at most a block for each piece of work under way.
 
-use std::io;
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 use crate::digest::{block_value, zero_block_value};
+use crate::fec::Decoder;
 use crate::limits::BLOCK_SIZE;
-use crate::object::block_size;
-use crate::receiver::Work;
+use crate::object::{Layout, block_size};
+use crate::receiver::{SlotEntry, Work, hash_of};
 use crate::sys::Target;
-use crate::types::{BlockIndex, Digest};
+use crate::types::{BlockIndex, Digest, Esi};
+use crate::wire::payload_hash;
 
-/// Threads at most: more cannot read faster than the disk or the page cache delivers.
-const WORKER_COUNT_MAX: usize = 4;
+/// Threads at most: decoding takes a core for each 0.4 GB/s, but each has its own memory.
+const WORKER_COUNT_MAX: usize = 8;
 /// Pieces of work under way for each thread: the next one waits while one is done.
 const QUEUE_PER_WORKER: usize = 2;
 
 /// What came of a piece of work.
 #[derive(Debug)]
 pub(super) enum Done {
-    /// The value of a block.
-    Hashed(BlockIndex, io::Result<Digest>),
+    /// The value of a block; `None` if its symbols do not make one.
+    Hashed(BlockIndex, io::Result<Option<Digest>>),
     /// A block has been made zero.
     Cleared(BlockIndex, io::Result<()>),
+    /// Slots have been looked at: those that are wrong.
+    Checked(BlockIndex, io::Result<Vec<SlotEntry>>),
+    /// What was decoded has been written.
+    Written(BlockIndex, io::Result<()>),
+}
+
+/// A block that has been decoded.
+#[derive(Debug)]
+struct Decoded {
+    bytes: Vec<u8>,
+    /// Where, in bytes from the start of the block, the target does not hold them.
+    missing: Vec<Range<u32>>,
+}
+
+/// A piece of work with what it needs.
+#[derive(Debug)]
+struct Job {
+    work: Work,
+    /// The symbol that was kept for it.
+    kept: Option<(Esi, Vec<u8>)>,
+    /// What it is to write.
+    decoded: Option<Decoded>,
 }
 
 /// The threads. They end when this is dropped.
 #[derive(Debug)]
 pub(super) struct Workers {
-    work: Option<Sender<Work>>,
-    done: Receiver<Done>,
+    work: Option<Sender<Job>>,
+    done: Receiver<(Done, Option<Decoded>)>,
+    /// What has been decoded and may have to be written.
+    decoded: BTreeMap<BlockIndex, Decoded>,
     under_way: usize,
     room: usize,
     threads: Vec<thread::JoinHandle<()>>,
@@ -49,7 +80,14 @@ impl Workers {
                 thread::Builder::new().name("verify".into()).spawn(move || run(&source, &sink, &target))
             })
             .collect::<io::Result<Vec<_>>>()?;
-        Ok(Self { work: Some(work), done, under_way: 0, room: count * QUEUE_PER_WORKER, threads })
+        Ok(Self {
+            work: Some(work),
+            done,
+            decoded: BTreeMap::new(),
+            under_way: 0,
+            room: count * QUEUE_PER_WORKER,
+            threads,
+        })
     }
 
     /// Whether another piece of work may be given.
@@ -62,17 +100,35 @@ impl Workers {
         self.under_way > 0
     }
 
-    pub(super) fn give(&mut self, work: Work) {
+    /// `kept` is the symbol that was kept for this work.
+    ///
+    /// # Panics
+    /// If something is to be written that was not decoded, or was discarded.
+    pub(super) fn give(&mut self, work: Work, kept: Option<(Esi, Vec<u8>)>) {
+        let decoded = match work {
+            Work::WriteDecoded { block, .. } => {
+                Some(self.decoded.remove(&block).expect("what is to be written has been decoded"))
+            }
+            _ => None,
+        };
         let sender = self.work.as_ref().expect("the threads live as long as this");
-        sender.send(work).expect("the threads live as long as this");
+        sender.send(Job { work, kept, decoded }).expect("the threads live as long as this");
         self.under_way += 1;
+    }
+
+    /// Drops what has been decoded but was not asked for again: it was not right.
+    pub(super) fn discard_decoded(&mut self) {
+        self.decoded.clear();
     }
 
     /// Something that has been done, if there is any.
     pub(super) fn take(&mut self) -> Option<Done> {
         match self.done.try_recv() {
-            Ok(done) => {
+            Ok((done, decoded)) => {
                 self.under_way -= 1;
+                if let (Done::Hashed(block, _), Some(decoded)) = (&done, decoded) {
+                    self.decoded.insert(*block, decoded);
+                }
                 Some(done)
             }
             Err(TryRecvError::Empty) => None,
@@ -91,27 +147,119 @@ impl Drop for Workers {
     }
 }
 
-fn run(source: &Mutex<Receiver<Work>>, sink: &Sender<Done>, target: &Target) {
-    let mut buffer = vec![0; BLOCK_SIZE as usize];
+fn run(source: &Mutex<Receiver<Job>>, sink: &Sender<(Done, Option<Decoded>)>, target: &Target) {
+    let mut worker =
+        Worker { target, buffer: vec![0; BLOCK_SIZE as usize], spare: Vec::new(), decoder: Decoder::new() };
     loop {
         let next = source.lock().expect("no holder panics").recv();
-        let Ok(work) = next else { return };
-        if sink.send(perform(work, target, &mut buffer)).is_err() {
+        let Ok(job) = next else { return };
+        if sink.send(worker.perform(job)).is_err() {
             return;
         }
     }
 }
 
-fn perform(work: Work, target: &Target, buffer: &mut [u8]) -> Done {
-    match work {
-        Work::Hash { block, size } => {
-            let bytes = &mut buffer[..block_size(size, block) as usize];
-            let read = target.read_exact_at(block.offset(), bytes);
-            Done::Hashed(block, read.map(|()| block_value(size, block, bytes)))
+/// What a thread keeps from one piece of work to the next.
+struct Worker<'a> {
+    target: &'a Target,
+    buffer: Vec<u8>,
+    /// Room for a block to be decoded into; empty if there is none yet.
+    spare: Vec<u8>,
+    decoder: Decoder,
+}
+
+impl Worker<'_> {
+    fn perform(&mut self, job: Job) -> (Done, Option<Decoded>) {
+        let done = match job.work {
+            Work::Hash { block, size } => {
+                let read = self.read(block, block_size(size, block));
+                Done::Hashed(block, read.map(|bytes| Some(block_value(size, block, bytes))))
+            }
+            Work::HashZeroes { block, size } => Done::Hashed(block, Ok(Some(zero_block_value(size, block)))),
+            Work::Clear { block, size } => {
+                Done::Cleared(block, self.target.zero(block.offset(), u64::from(block_size(size, block))))
+            }
+            Work::CheckSlots { block, size, slots } => {
+                let read = self.read(block, block_size(size, block));
+                Done::Checked(block, read.map(|bytes| wrong_slots(bytes, slots)))
+            }
+            Work::Decode { block, layout, slots, .. } => {
+                return match self.decode(block, &layout, &slots, job.kept) {
+                    Ok(Some((value, decoded))) => (Done::Hashed(block, Ok(Some(value))), Some(decoded)),
+                    Ok(None) => (Done::Hashed(block, Ok(None)), None),
+                    Err(error) => (Done::Hashed(block, Err(error)), None),
+                };
+            }
+            Work::WriteDecoded { block, .. } => {
+                let decoded = job.decoded.expect("what is to be written comes with the work");
+                let written = self.write(block, &decoded);
+                self.spare = decoded.bytes;
+                Done::Written(block, written)
+            }
+        };
+        (done, None)
+    }
+
+    fn read(&mut self, block: BlockIndex, size: u32) -> io::Result<&[u8]> {
+        let bytes = &mut self.buffer[..size as usize];
+        self.target.read_exact_at(block.offset(), bytes)?;
+        Ok(bytes)
+    }
+
+    /// The block that the symbols make, with its value; `None` if they are too few.
+    fn decode(
+        &mut self,
+        block: BlockIndex,
+        layout: &Layout,
+        slots: &[SlotEntry],
+        kept: Option<(Esi, Vec<u8>)>,
+    ) -> io::Result<Option<(Digest, Decoded)>> {
+        let size = layout.block_size(block);
+        let mut bytes = std::mem::take(&mut self.spare);
+        bytes.resize(size as usize, 0);
+        let read = &mut self.buffer[..size as usize];
+        self.target.read_exact_at(block.offset(), read)?;
+        let stored = slots.iter().map(|entry| (entry.esi, &read[entry.within as usize..][..usize::from(entry.size)]));
+        let symbols = stored.chain(kept.iter().map(|(esi, payload)| (*esi, payload.as_slice())));
+        if self.decoder.decode(layout, block, symbols, &mut bytes).is_err() {
+            self.spare = bytes;
+            return Ok(None);
         }
-        Work::HashZeroes { block, size } => Done::Hashed(block, Ok(zero_block_value(size, block))),
-        Work::Clear { block, size } => {
-            Done::Cleared(block, target.zero(block.offset(), u64::from(block_size(size, block))))
+        let value = block_value(layout.size(), block, &bytes);
+        Ok(Some((value, Decoded { bytes, missing: missing(block, layout, slots) })))
+    }
+
+    fn write(&self, block: BlockIndex, decoded: &Decoded) -> io::Result<()> {
+        decoded.missing.iter().try_for_each(|range| {
+            let part = &decoded.bytes[range.start as usize..range.end as usize];
+            self.target.write_run(block.offset() + u64::from(range.start), &[IoSlice::new(part)])
+        })
+    }
+}
+
+fn wrong_slots(bytes: &[u8], mut slots: Vec<SlotEntry>) -> Vec<SlotEntry> {
+    slots.retain(|entry| {
+        let stored = &bytes[entry.within as usize..][..usize::from(entry.size)];
+        hash_of(payload_hash(stored)) != entry.hash
+    });
+    slots
+}
+
+/// Where a block does not hold its source symbols, in bytes from its start: everywhere but in the slots that were decoded from as what they are.
+fn missing(block: BlockIndex, layout: &Layout, slots: &[SlotEntry]) -> Vec<Range<u32>> {
+    let mut in_place = slots.iter().filter(|entry| entry.esi.0 == entry.slot).peekable();
+    let mut ranges: Vec<Range<u32>> = Vec::new();
+    for slot in 0..layout.source_symbol_count(block) {
+        if in_place.next_if(|entry| entry.slot == slot).is_some() {
+            continue;
+        }
+        let place = layout.place(block, Esi(slot)).expect("a slot of the block");
+        let start = u32::try_from(place.offset - block.offset()).expect("less than a block");
+        let end = start + u32::from(place.size);
+        match ranges.last_mut() {
+            Some(last) if last.end == start => last.end = end,
+            _ => ranges.push(start..end),
         }
     }
+    ranges
 }

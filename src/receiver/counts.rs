@@ -56,7 +56,7 @@ reasons! {
     OutOfRange = "out_of_range",
     /// A data packet whose payload does not have the length of its symbol.
     WrongSize = "wrong_size",
-    /// A repair symbol, which this program cannot use.
+    /// A repair symbol, which this program was asked not to use.
     Repair = "repair_unused",
     /// Hashes that do not belong to the digest of the object.
     Unproved = "unproved_hashes",
@@ -66,8 +66,12 @@ reasons! {
     WaitingFull = "waiting_full",
     /// A symbol of a block that failed, from a sender whose turn it is not.
     Restricted = "restricted",
+    /// A symbol that came while the memory for another symbol size was being made.
+    Remapping = "between_symbol_sizes",
     /// A symbol that is already held.
     Duplicate = "duplicate",
+    /// A symbol of a block of which enough are held.
+    Full = "block_full",
     /// A symbol of a block that is verified or being verified.
     Done = "block_done",
 }

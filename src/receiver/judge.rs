@@ -3,15 +3,17 @@
 
 use std::net::SocketAddr;
 
-use super::object::Object;
+use super::blocks::Placed;
+use super::object::{Object, Symbol};
+use super::slots::hash_of;
 use super::{Action, DropReason, Notice, Phase, Receiver, Verdict};
 use crate::manifest::{self, Manifest};
 use crate::types::{ObjectKey, Time};
-use crate::wire::{Header, ManifestPayload, Packet, parse};
+use crate::wire::{Header, ManifestPayload, Packet, parse_hashed};
 
 impl Receiver {
     pub(super) fn judge(&mut self, now: Time, from: SocketAddr, datagram: &[u8]) -> Verdict {
-        let (header, packet) = match parse(datagram) {
+        let (header, packet, hash) = match parse_hashed(datagram) {
             Ok(parsed) => parsed,
             Err(malformed) => return Verdict::Dropped(malformed.into()),
         };
@@ -24,7 +26,10 @@ impl Receiver {
         }
         match packet {
             Packet::Manifest(payload) => self.judge_manifest(now, from, header.key, &header, &payload),
-            Packet::Data(payload) => self.judge_data(now, from, datagram, &header, payload),
+            Packet::Data(payload) => {
+                let symbol = Symbol { header: &header, size: payload.len(), hash: hash_of(hash) };
+                self.judge_data(now, from, datagram, &symbol)
+            }
             Packet::Hashes(payload) => match &mut self.phase {
                 Phase::Receiving(object) => {
                     if !object.prove(&payload) {
@@ -40,12 +45,12 @@ impl Receiver {
         }
     }
 
-    fn judge_data(&mut self, now: Time, from: SocketAddr, datagram: &[u8], header: &Header, payload: &[u8]) -> Verdict {
+    fn judge_data(&mut self, now: Time, from: SocketAddr, datagram: &[u8], symbol: &Symbol<'_>) -> Verdict {
         let verdict = match &mut self.phase {
-            Phase::Receiving(object) => object.judge_data(now, from, header, payload, &mut self.senders),
+            Phase::Receiving(object) => object.judge_data(now, from, symbol, &mut self.senders),
             Phase::Waiting | Phase::Preparing(_) => {
                 // The stream's place in the table, so that a description that comes now already holds for it.
-                self.senders.heard(now, from, header.channel);
+                self.senders.heard(now, from, symbol.header.channel);
                 match self.waiting.keep(from, datagram) {
                     true => return Verdict::Taken,
                     false => Err(DropReason::WaitingFull),
@@ -54,7 +59,8 @@ impl Receiver {
             Phase::Complete(_) => Err(DropReason::Done),
         };
         match verdict {
-            Ok(store) => Verdict::Store(store),
+            Ok(Placed::Store(store)) => Verdict::Store(store),
+            Ok(Placed::Keep(kept)) => Verdict::Keep(kept),
             Err(reason) => Verdict::Dropped(reason),
         }
     }
@@ -129,9 +135,11 @@ impl Receiver {
             return;
         }
         let description = &payload.description;
-        let prepare = Action::Prepare { manifest: Box::new(manifest.clone()), symbol_size: description.symbol_size };
-        self.phase = Phase::Preparing(Box::new(Object::new(now, manifest, payload.text, description)));
-        self.action = Some(prepare);
+        let symbol_size = description.symbol_size;
+        let boxed = Box::new(manifest.clone());
+        let object = Object::new(now, manifest, payload.text, description, self.config.decode);
+        self.action = Some(Action::Prepare { manifest: boxed, symbol_size, word_count: object.blocks.word_count() });
+        self.phase = Phase::Preparing(Box::new(object));
     }
 }
 

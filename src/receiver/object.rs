@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 
-use super::blocks::{Blocks, State, Turn};
+use super::blocks::{Arrival, Blocks, Placed, State, Turn};
 use super::counts::DropReason;
 use super::senders::{SenderIndex, Senders};
 use super::sessions::Sessions;
-use super::{Progress, Store, Work};
+use super::slots::SlotMemory;
+use super::{Progress, Work};
 use crate::limits::REPAIR_PERCENT_MAX;
 use crate::manifest::Manifest;
 use crate::object::Layout;
@@ -27,6 +28,16 @@ pub(super) enum Outcome {
     Failed,
 }
 
+/// A data packet, as far as it concerns an object.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Symbol<'a> {
+    pub(super) header: &'a Header,
+    /// The bytes of its payload.
+    pub(super) size: usize,
+    /// What an entry of the map keeps of the hash of its payload.
+    pub(super) hash: u16,
+}
+
 #[derive(Debug)]
 struct Candidate {
     manifest: Manifest,
@@ -43,15 +54,23 @@ pub(super) struct Object {
     sessions: Sessions,
     pub(super) blocks: Blocks,
     heard: Time,
+    /// Whether repair symbols are used.
+    decodes: bool,
 }
 
 impl Object {
-    pub(super) fn new(now: Time, manifest: Manifest, text: &[u8], description: &SessionDescription) -> Self {
+    pub(super) fn new(
+        now: Time,
+        manifest: Manifest,
+        text: &[u8],
+        description: &SessionDescription,
+        decodes: bool,
+    ) -> Self {
         let layout = Layout::new(manifest.size, description.symbol_size);
         let sessions = Sessions::new(now, manifest.size, description.symbol_size, description.code);
         let candidates = vec![Candidate { manifest, text: text.to_vec() }];
         let blocks = Blocks::new(layout);
-        Self { candidates, is_proven: false, next_evicted: 1, sessions, blocks, heard: now }
+        Self { candidates, is_proven: false, next_evicted: 1, sessions, blocks, heard: now, decodes }
     }
 
     pub(super) fn manifest(&self) -> &Manifest {
@@ -70,13 +89,17 @@ impl Object {
         self.heard = now;
     }
 
-    pub(super) fn prepared(&mut self, now: Time, reused: bool) {
+    pub(super) fn prepared(&mut self, now: Time, reused: bool, memory: Box<dyn SlotMemory>) {
         self.heard = now;
-        if reused {
-            self.blocks.mark_reused();
-        }
-        if self.blocks.layout().block_count() == 1 {
-            self.blocks.check_unproven(BlockIndex(0));
+        let (id, code) = (self.key().id, self.sessions.code());
+        self.blocks.attach(memory, reused, id, code, self.decodes);
+    }
+
+    /// There is memory for the symbol size that was changed to.
+    pub(super) fn remapped(&mut self, memory: Box<dyn SlotMemory>) {
+        if !self.blocks.is_attached() {
+            let (id, code) = (self.key().id, self.sessions.code());
+            self.blocks.attach_new(memory, id, code);
         }
     }
 
@@ -177,33 +200,37 @@ impl Object {
         &mut self,
         now: Time,
         from: SocketAddr,
-        header: &Header,
-        payload: &[u8],
+        symbol: &Symbol<'_>,
         senders: &mut Senders,
-    ) -> Result<Store, DropReason> {
+    ) -> Result<Placed, DropReason> {
+        let Symbol { header, hash, .. } = *symbol;
+        let (block, esi) = (header.block, header.esi);
         if header.channel == ChannelId::CONTROL {
             return Err(DropReason::OutOfRange);
         }
         self.heard = now;
-        if !self.sessions.admits(now, header.code, header.size_tag, payload.len()) {
+        if !self.sessions.admits(now, header.code, header.size_tag, symbol.size) {
             return Err(DropReason::ForeignSession);
         }
-        let layout = *self.blocks.layout();
-        let size = layout.payload_size(header.block, header.esi).ok_or(DropReason::OutOfRange)?;
-        if header.esi.0 >= self.esi_end(header.block) {
+        let size = self.blocks.layout().payload_size(block, esi).ok_or(DropReason::OutOfRange)?;
+        if esi.0 >= self.esi_end(block) {
             return Err(DropReason::OutOfRange);
         }
-        if usize::from(size) != payload.len() {
+        if usize::from(size) != symbol.size {
             return Err(DropReason::WrongSize);
         }
         let sender = senders.heard(now, from, header.channel);
         senders.track(now, sender, header.position);
-        let place = layout.place(header.block, header.esi).ok_or(DropReason::Repair)?;
-        if !self.may_fill(now, header.block, sender, senders) {
+        if !self.decodes && esi.0 >= self.blocks.layout().source_symbol_count(block) {
+            return Err(DropReason::Repair);
+        }
+        if !self.blocks.is_attached() {
+            return Err(DropReason::Remapping);
+        }
+        if !self.may_fill(now, block, sender, senders) {
             return Err(DropReason::Restricted);
         }
-        self.blocks.take(header.block, header.esi, sender)?;
-        Ok(Store { block: header.block, esi: header.esi, offset: place.offset, size: place.size })
+        self.blocks.take(&Arrival { block, esi, size, hash, sender })
     }
 
     /// Whether a symbol from `sender` may go into the block: into one that has failed only those of whose turn it is may.
@@ -244,17 +271,25 @@ impl Object {
     }
 
     pub(super) fn poll_work(&mut self) -> Option<Work> {
-        let (block, state) = self.blocks.next_work()?;
         let size = self.blocks.layout().size();
+        let Some((block, state)) = self.blocks.next_work() else {
+            let (block, slots) = self.blocks.next_check()?;
+            return Some(Work::CheckSlots { block, size, slots });
+        };
         match state {
             State::Hashing | State::Checking => Some(Work::Hash { block, size }),
             State::HashingZeroes => Some(Work::HashZeroes { block, size }),
             State::Clearing => Some(Work::Clear { block, size }),
+            State::Decoding => {
+                let (slots, kept) = self.blocks.symbols(block);
+                Some(Work::Decode { block, layout: *self.blocks.layout(), slots, kept })
+            }
+            State::Writing => Some(Work::WriteDecoded { block, size }),
             State::Open | State::Verified => None,
         }
     }
 
-    /// The value of a block has been computed; `None`: it could not be read.
+    /// The value of a block has been computed; `None`: it could not be read, or not be decoded.
     pub(super) fn hashed(
         &mut self,
         now: Time,
@@ -268,37 +303,55 @@ impl Object {
             None => self.decide(|digest| *digest == value),
         });
         match (state, is_right) {
-            (State::Hashing | State::Checking, true) => self.block_verified(block, state, senders),
+            (State::Hashing, true) => {
+                self.block_rebuilt(block, senders);
+                self.blocks.verified(block);
+            }
+            (State::Decoding, true) => {
+                self.block_rebuilt(block, senders);
+                self.blocks.decoded(block);
+            }
+            (State::Checking, true) => self.blocks.verified(block),
             (State::HashingZeroes, true) => self.blocks.zero_confirmed(block),
             (State::HashingZeroes, false) => self.blocks.zero_refuted(block),
             (State::Checking, false) => self.blocks.check_failed(block),
-            (State::Hashing, false) => {
+            (State::Hashing | State::Decoding, false) => {
                 // Addresses can be forged, so a failure blames nobody: one stream at a time fills the block next.
                 self.blocks.failed(block);
                 self.begin_turn(now, block, senders);
                 return Outcome::Failed;
             }
-            (State::Open | State::Clearing | State::Verified, _) => {}
+            (State::Open | State::Clearing | State::Writing | State::Verified, _) => {}
         }
         Outcome::Settled
     }
 
-    fn block_verified(&mut self, block: BlockIndex, state: State, senders: &mut Senders) {
-        if state == State::Hashing {
-            // A block that was full before the session changed says nothing about the new one.
-            if self.blocks.held_count(block) >= 2 {
-                self.sessions.progress();
-            }
-            if let Some(sender) = self.blocks.sole_sender(block) {
-                senders.credit(sender);
-            }
+    /// What was decoded has been written, or could not be.
+    pub(super) fn written(&mut self, block: BlockIndex, is_written: bool) {
+        if self.blocks.state(block) != State::Writing {
+            return;
         }
-        self.blocks.verified(block);
+        if is_written {
+            self.blocks.verified(block);
+        } else {
+            self.blocks.failed(block);
+        }
+    }
+
+    /// The symbols of a block have turned out to be right.
+    fn block_rebuilt(&mut self, block: BlockIndex, senders: &mut Senders) {
+        // A block that was full before the session changed says nothing about the new one.
+        if self.blocks.held_count(block) >= 2 {
+            self.sessions.progress();
+        }
+        if let Some(sender) = self.blocks.sole_sender(block) {
+            senders.credit(sender);
+        }
     }
 
     /// Goes on to the next session description if this one leads nowhere and nothing is being stored.
     pub(super) fn change_session_if_useless(&mut self, now: Time) -> Option<SymbolSize> {
-        if !self.blocks.is_idle() || !self.sessions.leads_nowhere(now) {
+        if !self.blocks.is_idle() || !self.blocks.is_attached() || !self.sessions.leads_nowhere(now) {
             return None;
         }
         self.sessions.change(now);

@@ -48,6 +48,10 @@ impl Sessions {
         self.current().symbol_size
     }
 
+    pub(super) fn code(&self) -> CodeId {
+        self.current().code
+    }
+
     fn current(&self) -> &Entry {
         self.entries.get(self.current).expect("the one in use is in the table")
     }

@@ -2,6 +2,8 @@
 
 mod bounds;
 mod harness;
+mod repair;
+mod resume;
 
 use super::*;
 use crate::limits::{BLOCK_SIZE, WAITING_SIZE_MAX};
@@ -56,8 +58,7 @@ fn data_packet_that_does_not_fit_raises_its_counter_alone() {
         (changed(source.data(0, 0), |bytes| bytes.truncate(44 + 1407)), DropReason::WrongSize),
         (changed(source.data(0, 0), |bytes| bytes.push(0)), DropReason::WrongSize),
         (changed(source.data(0, 744), |bytes| bytes.resize(44 + 1408, 0)), DropReason::WrongSize),
-        (changed(source.data(0, 0), |bytes| bytes[30..32].copy_from_slice(&745u16.to_be_bytes())), DropReason::Repair),
-        (changed(source.data(0, 0), |bytes| bytes[30..32].copy_from_slice(&2979u16.to_be_bytes())), DropReason::Repair),
+        (changed(source.symbol(0, 745), |bytes| bytes.truncate(44 + 1344)), DropReason::WrongSize),
         (changed(source.hashes(), |bytes| bytes[60] ^= 1), DropReason::Unproved),
     ];
     for (datagram, reason) in cases {
@@ -145,8 +146,11 @@ fn action_names_what_was_accepted() {
     let mut receiver = Receiver::new(at(0), NO_LIMITS);
     assert_eq!((receiver.poll_action(), receiver.manifest()), (None, None));
     receiver.handle_datagram(at(0), host(1), &source.manifest());
-    let Some(Action::Prepare { manifest, symbol_size }) = receiver.poll_action() else { panic!("no target asked for") };
+    let Some(Action::Prepare { manifest, symbol_size, word_count }) = receiver.poll_action() else {
+        panic!("no target asked for")
+    };
     assert_eq!((manifest.key(), symbol_size.bytes()), (source.sender.key(), 1408));
+    assert_eq!(word_count, 16 + 2 + 3, "a header, two marks and three slots");
     assert_eq!(receiver.manifest(), Some(&*manifest));
     assert_eq!(receiver.poll_action(), None, "each is asked for once");
 }
@@ -405,10 +409,9 @@ fn symbol_that_could_not_be_written_is_taken_again() {
     let mut source = Source::new(content(MIB + 1, &[]), 1408);
     let mut sink = Sink::prepared(&source);
     let packet = source.data(0, 9);
-    let verdict = sink.receiver.handle_datagram(at(0), host(1), &packet);
-    assert!(matches!(verdict, Verdict::Store(_)));
+    let Verdict::Store(store) = sink.receiver.handle_datagram(at(0), host(1), &packet) else { panic!("not stored") };
     assert_eq!(sink.receiver.progress().held, 1408);
-    sink.receiver.handle_store_failed(BlockIndex(0), Esi(9));
+    sink.receiver.handle_store_failed(&store);
     assert_eq!(sink.receiver.progress().held, 0);
     assert!(matches!(sink.feed(at(0), host(1), &packet), Verdict::Store(_)));
     sink.complete(at(0), host(1), &mut source);
@@ -418,13 +421,13 @@ fn symbol_that_could_not_be_written_is_taken_again() {
 fn block_is_looked_at_only_when_all_its_symbols_are_written() {
     let source = Source::new(content(3000, &[]), 1408);
     let mut sink = Sink::prepared(&source);
-    for esi in 0..3 {
-        sink.receiver.handle_datagram(at(0), host(1), &source.data(0, esi));
-    }
+    let verdicts = (0..3).map(|esi| sink.receiver.handle_datagram(at(0), host(1), &source.data(0, esi)));
+    let stores: Vec<_> =
+        verdicts.filter_map(|verdict| if let Verdict::Store(store) = verdict { Some(store) } else { None }).collect();
     assert_eq!(sink.receiver.poll_work(), None);
-    sink.receiver.handle_stored(BlockIndex(0), 2);
+    sink.receiver.handle_stored(&stores[..2]);
     assert_eq!(sink.receiver.poll_work(), None);
-    sink.receiver.handle_stored(BlockIndex(0), 1);
+    sink.receiver.handle_stored(&stores[2..]);
     assert_eq!(sink.receiver.poll_work(), Some(Work::Hash { block: BlockIndex(0), size: source.sender.key().size }));
     sink.receiver.handle_hashed(at(0), BlockIndex(0), None);
     assert_eq!(sink.receiver.poll_notice(), Some(Notice::BlockFailed(BlockIndex(0))), "it could not be read");

@@ -32,6 +32,7 @@ fn config() -> SenderConfig {
         ip_overhead: 28,
         pacing: Pacing::Unpaced,
         start_ppm: 0,
+        fec: Fec::OFF,
         passes: None,
         manifest_text: TEXT.to_vec(),
     }

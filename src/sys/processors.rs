@@ -24,6 +24,13 @@ pub fn pin(processor: usize) -> io::Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
+/// Lets other threads run first from now on, as nice(1) does: for work that can wait. If the kernel will not, the thread runs on
+/// like any other.
+pub fn give_way() {
+    // SAFETY: takes no pointer. On Linux the 0 stands for the calling thread alone (setpriority(2), bugs).
+    let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
 
@@ -21,12 +21,8 @@ impl Scratch {
     /// # Errors
     /// What the kernel says: the folder cannot be written to, or there is no room.
     pub fn new(folder: &Path, count: usize) -> io::Result<Self> {
-        let file = unnamed(folder)?;
         let size = count.max(1).checked_mul(8).and_then(|size| u64::try_from(size).ok());
-        let size = size.ok_or_else(|| io::Error::from_raw_os_error(libc::EFBIG))?;
-        // Room is taken now: to run out of it later would kill the program (SIGBUS).
-        nix::fcntl::posix_fallocate(&file, 0, i64::try_from(size).unwrap_or(i64::MAX))?;
-        Ok(Self { map: MmapOptions::new().map_raw(&file)? })
+        Ok(Self { map: mapped(folder, size)? })
     }
 
     /// The words.
@@ -39,6 +35,79 @@ impl Scratch {
     }
 }
 
+/// Slots of bytes, each of which is filled once, by one thread, and read by any number of them from then on.
+#[derive(Debug)]
+pub struct ScratchSlots {
+    map: MmapRaw,
+    slot_size: usize,
+    states: Box<[AtomicU8]>,
+}
+
+/// The states of a slot, in their order: nobody has it; one thread writes to it; it never changes again.
+const EMPTY: u8 = 0;
+const BEING_FILLED: u8 = 1;
+const FULL: u8 = 2;
+
+impl ScratchSlots {
+    /// `count` slots of `slot_size` bytes each, at least one byte together, in a file without a name in `folder`.
+    ///
+    /// # Errors
+    /// What the kernel says: the folder cannot be written to, or there is no room.
+    pub fn new(folder: &Path, count: usize, slot_size: usize) -> io::Result<Self> {
+        let size = count.checked_mul(slot_size).and_then(|size| u64::try_from(size.max(1)).ok());
+        Ok(Self { map: mapped(folder, size)?, slot_size, states: (0..count).map(|_| AtomicU8::new(EMPTY)).collect() })
+    }
+
+    /// Lets `fill` write to a slot that nobody has written to, and then lets everybody read it, if `fill` says that it is right;
+    /// else nobody ever will. Does nothing if another thread is or was there, or if there is no such slot.
+    pub fn fill(&self, index: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
+        let Some(state) = self.states.get(index) else { return };
+        if state.compare_exchange(EMPTY, BEING_FILLED, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            return;
+        }
+        // SAFETY: the slot lies within the mapping, whose size is that of all slots.
+        let start = unsafe { self.map.as_mut_ptr().add(index * self.slot_size) };
+        // SAFETY: the bytes are mapped for reading and writing as long as `self` lives. Only the thread that took the slot out of
+        // `EMPTY`, which happens once, comes here, and nobody reads before it is `FULL`: nothing else reaches these bytes.
+        let slot = unsafe { std::slice::from_raw_parts_mut(start, self.slot_size) };
+        if fill(slot) {
+            // Pairs with the load in `get`: whoever sees `FULL` sees the bytes.
+            state.store(FULL, Ordering::Release);
+        }
+    }
+
+    /// The bytes of a slot, if it has been filled.
+    #[must_use]
+    pub fn get(&self, index: usize) -> Option<&[u8]> {
+        if self.states.get(index)?.load(Ordering::Acquire) != FULL {
+            return None;
+        }
+        // SAFETY: the slot lies within the mapping, whose size is that of all slots.
+        let start = unsafe { self.map.as_mut_ptr().add(index * self.slot_size) };
+        // SAFETY: the bytes are mapped for reading as long as `self` lives, and a slot that is `FULL` is never written to again. The
+        // file has no name and no other handle: nobody can shorten it.
+        Some(unsafe { std::slice::from_raw_parts(start, self.slot_size) })
+    }
+}
+
+fn mapped(folder: &Path, size: Option<u64>) -> io::Result<MmapRaw> {
+    let file = unnamed(folder)?;
+    let size = size.and_then(|size| i64::try_from(size).ok());
+    let size = size.ok_or_else(|| io::Error::from_raw_os_error(libc::EFBIG))?;
+    // Room is taken now: to run out of it later would kill the program (SIGBUS).
+    nix::fcntl::posix_fallocate(&file, 0, size)?;
+    MmapOptions::new().map_raw(&file)
+}
+
+/// Bytes that an unprivileged program can still write to the file system of `folder`.
+///
+/// # Errors
+/// What statvfs(3) says.
+pub fn free_space(folder: &Path) -> io::Result<u64> {
+    let state = nix::sys::statvfs::statvfs(folder)?;
+    Ok(u64::from(state.blocks_available()).saturating_mul(u64::from(state.fragment_size())))
+}
+
 fn unnamed(folder: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(folder)
 }
@@ -46,7 +115,6 @@ fn unnamed(folder: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::Ordering;
 
     #[test]
     fn words_are_zero_at_first_and_kept() {
@@ -64,5 +132,62 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert!(Scratch::new(folder.path(), usize::MAX / 16).is_err());
         assert!(Scratch::new(&folder.path().join("missing"), 1).is_err());
+    }
+
+    #[test]
+    fn slot_is_read_once_it_is_full_and_filled_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let slots = ScratchSlots::new(folder.path(), 3, 5000).unwrap();
+        assert_eq!(slots.get(1), None);
+        slots.fill(1, |bytes| {
+            assert_eq!((bytes.len(), slots.get(1)), (5000, None));
+            slots.fill(1, |_| panic!("it is taken"));
+            bytes.fill(7);
+            true
+        });
+        slots.fill(1, |_| panic!("it is full"));
+        assert!(slots.get(1).unwrap() == [7; 5000]);
+        slots.fill(2, |bytes| {
+            bytes.fill(8);
+            false
+        });
+        assert_eq!((slots.get(0), slots.get(2), slots.get(3)), (None, None, None));
+        slots.fill(2, |_| panic!("it is given up"));
+        slots.fill(3, |_| panic!("there is none"));
+    }
+
+    #[test]
+    fn threads_that_fill_together_fill_every_slot_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let slots = ScratchSlots::new(folder.path(), 500, 64).unwrap();
+        let filled = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    (0..500).for_each(|index| {
+                        slots.fill(index, |bytes| {
+                            bytes.fill(index as u8);
+                            filled.fetch_add(1, Ordering::Relaxed) < u64::MAX
+                        });
+                    });
+                });
+            }
+            scope.spawn(|| {
+                // Whatever is seen is whole.
+                for index in (0..500).cycle().take(100_000) {
+                    assert!(slots.get(index).is_none_or(|bytes| bytes == [index as u8; 64]));
+                }
+            });
+        });
+        assert_eq!(filled.into_inner(), 500);
+        assert!((0..500).all(|index| slots.get(index).is_some()));
+    }
+
+    #[test]
+    fn slots_without_room_are_an_error_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(free_space(folder.path()).unwrap() > 0);
+        assert!(ScratchSlots::new(folder.path(), usize::MAX / 16, 17).is_err());
+        assert!(ScratchSlots::new(folder.path(), 1 << 30, 1 << 30).is_err());
     }
 }

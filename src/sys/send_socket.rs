@@ -16,7 +16,7 @@ use super::socket::{self, OptionName};
 use crate::failure::{Exit, Failure};
 
 /// Messages handed to the kernel by one call at most.
-pub(super) const MESSAGE_COUNT_MAX: usize = 64;
+pub(super) const MESSAGE_COUNT_MAX: usize = 128;
 /// Bytes of the send buffer that are asked for: some bursts wait there while the interface's queue is full.
 const SOCKET_SEND_BUFFER_SIZE: c_int = 4 << 20;
 /// The socket option and control message of GSO.

@@ -136,7 +136,8 @@ pub fn seal_with(packet: &mut [u8], payload_hash: u64) {
     head[CHECKSUM_OFFSET..].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// Rule 5 of section 4.
-pub(super) fn checksum_holds(head: &[u8; HEADER_SIZE], payload: &[u8]) -> bool {
-    head.last_chunk::<8>() == Some(&checksum(head, xxh3_64(payload)).to_be_bytes())
+/// Rule 5 of section 4: the hash of the payload if the checksum holds.
+pub(super) fn checked_payload_hash(head: &[u8; HEADER_SIZE], payload: &[u8]) -> Option<u64> {
+    let hash = xxh3_64(payload);
+    (head.last_chunk::<8>() == Some(&checksum(head, hash).to_be_bytes())).then_some(hash)
 }

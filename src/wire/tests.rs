@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 
-use super::header::checksum_holds;
+use super::header::checked_payload_hash;
 use super::*;
 use crate::digest::{ObjectTree, zero_block_value};
 use crate::limits::{BLOCK_SIZE, OBJECT_SIZE_MAX, POSITION_MAX};
@@ -476,7 +476,7 @@ proptest! {
         flip(&mut bytes, bit);
         prop_assert!(parse(&bytes).is_err());
         let (head, payload) = bytes.split_first_chunk().unwrap();
-        prop_assert!(!checksum_holds(head, payload));
+        prop_assert!(checked_payload_hash(head, payload).is_none());
     }
 
     #[test]

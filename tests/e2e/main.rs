@@ -19,3 +19,4 @@ mod run;
 mod servers;
 mod source;
 mod transfer;
+mod virtual_servers;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use iotupd::digest::ObjectTree;
 use iotupd::limits::{HEADER_SIZE, SYMBOL_SIZE_MAX, SYMBOL_SIZE_MIN};
 use iotupd::object::Group;
-use iotupd::sender::{Outgoing, Pacing, Sender, SenderConfig};
+use iotupd::sender::{Fec, Outgoing, Pacing, Sender, SenderConfig};
 use iotupd::types::{BlockIndex, ChannelId, CodeId, Digest, Esi, ObjectId, Position, SymbolSize, Time};
 use iotupd::wire::{
     ChannelEntry, Header, Kind, ManifestPayload, SessionDescription, emit_hashes, emit_manifest, hashes_size,
@@ -97,6 +97,7 @@ impl Forger {
             ip_overhead: 28,
             pacing: Pacing::Unpaced,
             start_ppm: 0,
+            fec: Fec::OFF,
             passes: None,
             manifest_text: plan.truth.text.clone(),
         };

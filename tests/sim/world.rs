@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iotupd::receiver::{Counts, SenderEntry};
-use iotupd::sender::{Outgoing, Pacing, Sender, SenderConfig, Step};
+use iotupd::sender::{Fec, Outgoing, Pacing, Sender, SenderConfig, Step};
 use iotupd::types::{SymbolSize, Time};
 
 use crate::forger::{Forger, ForgerPlan};
@@ -284,6 +284,7 @@ impl World {
             ip_overhead: IP_OVERHEAD,
             pacing: server.plan.pacing,
             start_ppm,
+            fec: Fec::OFF,
             passes: None,
             manifest_text: server.plan.truth.text.clone(),
         };

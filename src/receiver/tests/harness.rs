@@ -1,18 +1,21 @@
 //! What the receiver's tests stand on: a real sender of which any packet can be had, and a receiver with its disk, a `Vec`.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use super::super::*;
 use crate::digest::{ObjectTree, block_value, zero_block_value};
+use crate::fec::{Decoder, Encoder};
 use crate::limits::BLOCK_SIZE;
 use crate::manifest::{DisplayName, Members};
 use crate::object::Group;
-use crate::sender::{Outgoing, Pacing, Sender, SenderConfig, Step};
+use crate::sender::{Fec, Outgoing, Pacing, Sender, SenderConfig, Step};
 use crate::types::Position;
-use crate::wire::seal;
+use crate::wire::{payload_hash, seal};
 
 pub(super) const MIB: usize = BLOCK_SIZE as usize;
-pub(super) const NO_LIMITS: ReceiverConfig = ReceiverConfig { size_max: u64::MAX, timeout: None, idle_timeout: None };
+pub(super) const NO_LIMITS: ReceiverConfig =
+    ReceiverConfig { size_max: u64::MAX, timeout: None, idle_timeout: None, decode: true };
 
 pub(super) fn at(seconds: u64) -> Time {
     Time::default().after(Duration::from_secs(seconds))
@@ -55,6 +58,7 @@ impl Source {
             ip_overhead: 28,
             pacing: Pacing::Unpaced,
             start_ppm: 0,
+            fec: Fec::OFF,
             passes: None,
             manifest_text: members.manifest().unwrap().to_text().into_bytes(),
         };
@@ -73,6 +77,24 @@ impl Source {
 
     pub(super) fn data(&self, block: u32, esi: u16) -> Vec<u8> {
         self.packet(&Outgoing::Data { position: Position::ZERO, block: BlockIndex(block), esi: Esi(esi) })
+    }
+
+    /// Any symbol, repair symbols included.
+    pub(super) fn symbol(&self, block: u32, esi: u16) -> Vec<u8> {
+        let layout = *self.sender.carousel().layout();
+        let (index, source_count) = (BlockIndex(block), self.symbol_count(block));
+        if esi < source_count {
+            return self.data(block, esi);
+        }
+        let source = self.content.chunks(MIB).nth(block as usize).unwrap();
+        let (count, size) = (esi - source_count + 1, usize::from(layout.shard_size(index)));
+        let mut repair = vec![0; usize::from(count) * size];
+        Encoder::new().encode(&layout, index, source, count, &mut repair);
+        changed(self.data(block, 0), |packet| {
+            packet[30..32].copy_from_slice(&esi.to_be_bytes());
+            packet.truncate(44);
+            packet.extend_from_slice(&repair[repair.len() - size..]);
+        })
     }
 
     /// The hashes packet of the first sixteen blocks.
@@ -101,6 +123,10 @@ pub(super) fn changed(mut packet: Vec<u8>, change: impl Fn(&mut Vec<u8>)) -> Vec
     packet
 }
 
+fn stored<'a>(bytes: &'a [u8], entry: &SlotEntry) -> &'a [u8] {
+    &bytes[entry.within as usize..][..usize::from(entry.size)]
+}
+
 /// The symbol with other bytes.
 pub(super) fn forged(packet: Vec<u8>) -> Vec<u8> {
     changed(packet, |bytes| bytes[44] ^= 0x80)
@@ -115,6 +141,12 @@ pub(super) struct Sink {
     pub(super) stores: Vec<Store>,
     pub(super) notices: Vec<Notice>,
     pub(super) works: Vec<Work>,
+    /// The sidecar map, which outlives receivers.
+    pub(super) map: Arc<Vec<AtomicU32>>,
+    pub(super) kept: Vec<(Kept, Vec<u8>)>,
+    /// Symbols that may be kept.
+    pub(super) kept_max: usize,
+    decoded: Option<Vec<u8>>,
 }
 
 impl Sink {
@@ -125,7 +157,34 @@ impl Sink {
     pub(super) fn with(config: ReceiverConfig) -> Self {
         let receiver = Receiver::new(Time::default(), config);
         let (stores, notices, works) = (vec![], vec![], vec![]);
-        Self { receiver, disk: vec![], is_reused: false, is_committed: false, stores, notices, works }
+        let (map, kept) = (Arc::default(), vec![]);
+        Self {
+            receiver,
+            disk: vec![],
+            is_reused: false,
+            is_committed: false,
+            stores,
+            notices,
+            works,
+            map,
+            kept,
+            kept_max: usize::MAX,
+            decoded: None,
+        }
+    }
+
+    /// The receiver is killed, and another starts on what there is.
+    pub(super) fn restart(&mut self) {
+        let old = std::mem::replace(self, Self::new());
+        (self.disk, self.map, self.is_reused) = (old.disk, old.map, true);
+    }
+
+    /// Memory of so many words: what there was, if it had as many.
+    fn memory(&mut self, word_count: usize) -> Box<dyn SlotMemory> {
+        if self.map.len() != word_count {
+            self.map = Arc::new(std::iter::repeat_with(AtomicU32::default).take(word_count).collect());
+        }
+        Box::new(Arc::clone(&self.map))
     }
 
     /// One that has accepted the source's manifest and can store.
@@ -144,11 +203,21 @@ impl Sink {
 
     pub(super) fn take(&mut self, now: Time, from: SocketAddr, datagram: &[u8]) -> Verdict {
         let verdict = self.receiver.handle_datagram(now, from, datagram);
-        if let Verdict::Store(store) = verdict {
-            let start = usize::try_from(store.offset).unwrap();
-            self.disk[start..start + usize::from(store.size)].copy_from_slice(&datagram[44..]);
-            self.stores.push(store);
-            self.receiver.handle_stored(store.block, 1);
+        match verdict {
+            Verdict::Store(store) => {
+                let start = usize::try_from(store.offset).unwrap();
+                self.disk[start..start + usize::from(store.size)].copy_from_slice(&datagram[44..]);
+                self.stores.push(store);
+                self.receiver.handle_stored(&[store]);
+            }
+            Verdict::Keep(kept) => {
+                let is_kept = self.kept.len() < self.kept_max;
+                if is_kept {
+                    self.kept.push((kept, datagram[44..].to_vec()));
+                }
+                self.receiver.handle_kept(kept, is_kept);
+            }
+            Verdict::Taken | Verdict::Dropped(_) => {}
         }
         verdict
     }
@@ -158,12 +227,17 @@ impl Sink {
         self.receiver.handle_timeout(now);
         while let Some(action) = self.receiver.poll_action() {
             match action {
-                Action::Prepare { manifest, .. } => {
+                Action::Prepare { manifest, word_count, .. } => {
                     self.disk.resize(usize::try_from(manifest.size.bytes()).unwrap(), 0);
-                    let early = self.receiver.handle_prepared(now, self.is_reused);
+                    let memory = self.memory(word_count);
+                    let early = self.receiver.handle_prepared(now, self.is_reused, memory);
                     for (from, datagram) in early.datagrams() {
                         self.take(now, from, datagram);
                     }
+                }
+                Action::Remap { word_count } => {
+                    let memory = self.memory(word_count);
+                    self.receiver.handle_remapped(memory);
                 }
                 Action::Commit => self.is_committed = true,
                 Action::GiveUp(reason) => panic!("gave up: {reason:?}"),
@@ -180,19 +254,49 @@ impl Sink {
 
     pub(super) fn work(&mut self, now: Time) {
         while let Some(work) = self.receiver.poll_work() {
-            self.works.push(work);
-            match work {
-                Work::Hash { block, size } => {
-                    let value = block_value(size, block, self.block_bytes(block));
-                    self.receiver.handle_hashed(now, block, Some(value));
-                }
-                Work::HashZeroes { block, size } => {
-                    self.receiver.handle_hashed(now, block, Some(zero_block_value(size, block)));
-                }
-                Work::Clear { block, .. } => {
-                    self.block_bytes(block).fill(0);
-                    self.receiver.handle_cleared(block, true);
-                }
+            self.works.push(work.clone());
+            self.perform(now, work);
+        }
+    }
+
+    pub(super) fn perform(&mut self, now: Time, work: Work) {
+        match work {
+            Work::Hash { block, size } => {
+                let value = block_value(size, block, self.block_bytes(block));
+                self.receiver.handle_hashed(now, block, Some(value));
+            }
+            Work::HashZeroes { block, size } => {
+                self.receiver.handle_hashed(now, block, Some(zero_block_value(size, block)));
+            }
+            Work::Clear { block, .. } => {
+                self.block_bytes(block).fill(0);
+                self.receiver.handle_cleared(block, true);
+            }
+            Work::CheckSlots { block, slots, .. } => {
+                let bytes = self.block_bytes(block);
+                let is_wrong = |entry: &&SlotEntry| hash_of(payload_hash(stored(bytes, entry))) != entry.hash;
+                let wrong: Vec<_> = slots.iter().filter(is_wrong).copied().collect();
+                self.receiver.handle_slots_checked(block, &wrong);
+            }
+            Work::Decode { block, layout, slots, kept } => {
+                let bytes = self.block_bytes(block).to_vec();
+                let kept = kept.map(|esi| {
+                    let place =
+                        self.kept.iter().position(|(kept, _)| *kept == Kept { block, esi }).expect("it was kept");
+                    (esi, self.kept.swap_remove(place).1)
+                });
+                let symbols = slots.iter().map(|entry| (entry.esi, stored(&bytes, entry)));
+                let symbols = symbols.chain(kept.iter().map(|(esi, payload)| (*esi, payload.as_slice())));
+                let mut out = vec![0; bytes.len()];
+                let result = Decoder::new().decode(&layout, block, symbols, &mut out);
+                let value = result.ok().map(|()| block_value(layout.size(), block, &out));
+                self.decoded = Some(out);
+                self.receiver.handle_hashed(now, block, value);
+            }
+            Work::WriteDecoded { block, .. } => {
+                let out = self.decoded.take().expect("what is written was decoded last");
+                self.block_bytes(block).copy_from_slice(&out);
+                self.receiver.handle_written(block, true);
             }
         }
     }

@@ -1,0 +1,168 @@
+//! One receiver, played a broadcast with losses: what it does is what `drive::receive` does, in memory and at once.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use iotupd::digest::{block_value, zero_block_value};
+use iotupd::fec::Decoder;
+use iotupd::object::Layout;
+use iotupd::receiver::{Action, Receiver, ReceiverConfig, SlotEntry, Verdict, Work, plain_memory};
+use iotupd::types::{BlockIndex, Digest, Esi, Time};
+
+use crate::broadcast::{Broadcast, Truth};
+use crate::random::{Ppm, Random};
+
+const HEADER_SIZE: usize = 44;
+/// Far more than any reception takes.
+const PASSES_MAX: u64 = 100;
+
+/// How packets are lost.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Loss {
+    /// Each by itself.
+    Random(Ppm),
+    /// In bursts of so many on average, with so many lost of all (Gilbert's model: in a burst everything is lost).
+    Bursts { loss: Ppm, length_mean: u64 },
+}
+
+struct Link {
+    random: Random,
+    loss: Loss,
+    is_in_burst: bool,
+}
+
+impl Link {
+    fn loses(&mut self) -> bool {
+        match self.loss {
+            Loss::Random(loss) => self.random.chance(loss),
+            Loss::Bursts { loss, length_mean } => {
+                // A burst ends with probability 1 / mean; how often one begins follows from the share that is lost.
+                let ends = 1_000_000 / length_mean;
+                let begins = ends * loss.0 / (1_000_000 - loss.0);
+                let changes = Ppm(if self.is_in_burst { ends } else { begins });
+                self.is_in_burst ^= self.random.chance(changes);
+                self.is_in_burst
+            }
+        }
+    }
+}
+
+/// A receiver with its file.
+pub(crate) struct Reception<'a> {
+    truth: &'a Truth,
+    receiver: Receiver,
+    file: Vec<u8>,
+    kept: BTreeMap<BlockIndex, (Esi, Vec<u8>)>,
+    decoded: BTreeMap<BlockIndex, Vec<u8>>,
+    decoder: Decoder,
+    is_complete: bool,
+}
+
+impl<'a> Reception<'a> {
+    /// Receives all of it from a random moment on; the data packets sent meanwhile.
+    pub(crate) fn run(truth: &'a Truth, broadcast: &Broadcast, loss: Loss, seed: u64) -> u64 {
+        let mut random = Random::new(seed);
+        let join = random.below(broadcast.cycle_length());
+        let mut link = Link { random: random.fork(), loss, is_in_burst: false };
+        let config = ReceiverConfig { size_max: u64::MAX, timeout: None, idle_timeout: None, decode: true };
+        let mut reception = Self {
+            truth,
+            receiver: Receiver::new(Time::default(), config),
+            file: vec![0xEE; truth.bytes.len()],
+            kept: BTreeMap::new(),
+            decoded: BTreeMap::new(),
+            decoder: Decoder::new(),
+            is_complete: false,
+        };
+        for sent in 0..PASSES_MAX * truth.source_symbol_count() {
+            let position = join + sent;
+            if let Some(control) = broadcast.control(position)
+                && !link.loses()
+            {
+                reception.take(control);
+            }
+            if !link.loses() {
+                reception.take(broadcast.data(position));
+            }
+            if reception.is_complete {
+                assert!(reception.file == truth.bytes, "a complete file is the object");
+                return sent + 1;
+            }
+        }
+        panic!("not complete after {PASSES_MAX} passes: {loss:?}, seed {seed}");
+    }
+
+    fn take(&mut self, packet: &[u8]) {
+        let from = SocketAddr::from(([192, 0, 2, 1], 4242));
+        match self.receiver.handle_datagram(Time::default(), from, packet) {
+            Verdict::Store(store) => {
+                let start = store.offset as usize;
+                self.file[start..start + usize::from(store.size)].copy_from_slice(&packet[HEADER_SIZE..]);
+                self.receiver.handle_stored(&[store]);
+            }
+            Verdict::Keep(kept) => {
+                self.kept.insert(kept.block, (kept.esi, packet[HEADER_SIZE..].to_vec()));
+                self.receiver.handle_kept(kept, true);
+            }
+            Verdict::Taken | Verdict::Dropped(_) => {}
+        }
+        while let Some(work) = self.receiver.poll_work() {
+            self.work(work);
+        }
+        while let Some(action) = self.receiver.poll_action() {
+            match action {
+                Action::Prepare { word_count, .. } => {
+                    let early = self.receiver.handle_prepared(Time::default(), false, plain_memory(word_count));
+                    let early: Vec<_> = early.datagrams().map(|(_, packet)| packet.to_vec()).collect();
+                    early.iter().for_each(|packet| self.take(packet));
+                }
+                Action::Commit => self.is_complete = true,
+                Action::Remap { .. } | Action::GiveUp(_) => panic!("{action:?} with one session and no deadline"),
+            }
+        }
+    }
+
+    fn work(&mut self, work: Work) {
+        let now = Time::default();
+        match work {
+            Work::Hash { block, size } => {
+                let value = block_value(size, block, &self.file[self.range(block)]);
+                self.receiver.handle_hashed(now, block, Some(value));
+            }
+            Work::HashZeroes { block, size } => {
+                self.receiver.handle_hashed(now, block, Some(zero_block_value(size, block)));
+            }
+            Work::Decode { block, layout, slots, .. } => {
+                let value = self.decode(block, &layout, &slots);
+                self.receiver.handle_hashed(now, block, value);
+            }
+            Work::WriteDecoded { block, .. } => {
+                let range = self.range(block);
+                let bytes = self.decoded.remove(&block).expect("what is to be written has been decoded");
+                self.file[range].copy_from_slice(&bytes);
+                self.receiver.handle_written(block, true);
+            }
+            Work::Clear { .. } | Work::CheckSlots { .. } => panic!("{work:?} of a new file without zeroes"),
+        }
+    }
+
+    fn range(&self, block: BlockIndex) -> std::ops::Range<usize> {
+        let start = block.offset() as usize;
+        start..(start + (1 << 20)).min(self.truth.bytes.len())
+    }
+
+    fn decode(&mut self, block: BlockIndex, layout: &Layout, slots: &[SlotEntry]) -> Option<Digest> {
+        let bytes = &self.file[self.range(block)];
+        let held = slots.iter().map(|slot| {
+            let start = slot.within as usize;
+            (slot.esi, &bytes[start..start + usize::from(slot.size)])
+        });
+        let kept = self.kept.remove(&block);
+        let symbols = held.chain(kept.iter().map(|(esi, payload)| (*esi, payload.as_slice())));
+        let mut out = vec![0; bytes.len()];
+        self.decoder.decode(layout, block, symbols, &mut out).ok()?;
+        let value = block_value(layout.size(), block, &out);
+        self.decoded.insert(block, out);
+        Some(value)
+    }
+}
