@@ -17,7 +17,7 @@ use crate::digest::{ObjectTree, block_value, zero_block_value};
 use crate::failure::{Exit, Failure};
 use crate::limits::{BLOCK_SIZE, GSO_MESSAGE_SIZE_MAX, HEADER_SIZE, RECEIVE_BATCH};
 use crate::receiver::{Action, Receiver, ReceiverConfig, Verdict, plain_memory};
-use crate::sender::{Fec, Pacing, Sender, SenderConfig, Step};
+use crate::sender::{Fec, Outgoing, Pacing, Sender, SenderConfig, Step};
 use crate::sys::{Interface, Message, Scratch, SendOptions, SendSocket, SourceFile, SourceMap, Target, clock};
 use crate::types::{BlockIndex, SymbolSize, Time};
 
@@ -263,8 +263,7 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Records the packets of one pass over the file at `path`, of all kinds but repair symbols: those come in the order that they
-    /// have while there are no repair symbols yet.
+    /// Records the packets of one pass over the file at `path`, of all kinds, in their order; repair symbols are left out.
     ///
     /// # Errors
     /// If the file cannot be read.
@@ -272,15 +271,22 @@ impl Recording {
         let object = Object::open(path)?;
         let mut sender = object.sender(Pacing::Unpaced, fec);
         let mut recording = Self { bytes: Vec::new(), ends: Vec::new(), size: object.tree.size().bytes() };
-        // Later by more than the least time between manifests, again and again, so that there are some.
+        // Time goes on, so that there are manifests among them.
         let mut now = Time::from_nanos(0);
         let content: &[u8] = &object.content;
         let (layout, block_count) = (*sender.carousel().layout(), object.tree.size().block_count());
         let sent = (0..block_count).map(BlockIndex).filter(|&block| !object.tree.is_zero(block));
-        let count = sent.map(|block| u64::from(layout.source_symbol_count(block))).sum();
-        while sender.counts().data < count {
+        let mut left: u64 = sent.map(|block| u64::from(layout.source_symbol_count(block))).sum();
+        while left > 0 {
             now = now.after(Duration::from_micros(1));
-            let Step::Send(outgoing) = sender.poll_with(now, content) else { continue };
+            let Step::Send(outgoing) = sender.poll(now) else { panic!("an unpaced sender always has a packet") };
+            if let Outgoing::Data { block, esi, .. } = outgoing {
+                if esi.0 >= layout.source_symbol_count(block) {
+                    continue;
+                }
+                // A round has every symbol once.
+                left -= 1;
+            }
             let start = recording.bytes.len();
             recording.bytes.resize(start + sender.packet_size(&outgoing), 0);
             sender.compose(&outgoing, content, &[], &mut recording.bytes[start..]);
