@@ -1,5 +1,7 @@
 //! Machine and kernel joined: one loop that sends, one that receives. All waiting happens here, and all words to the user.
 
+#[doc(hidden)]
+pub mod bench;
 pub mod digest_file;
 pub mod receive;
 pub mod serve;

@@ -322,7 +322,7 @@ impl<'a> Server<'a> {
             content: self.file.map()?,
             repair: Repair::new(&senders, self.options.cache_dir.clone().or_else(digest_file::default_cache_dir))?,
             hashes: room_for_hashes(self.options, &senders[0]),
-            stop: Arc::new(AtomicBool::new(false)),
+            stop: AtomicBool::new(false),
             start: OnceLock::new(),
         };
         let processors = processors::allowed();

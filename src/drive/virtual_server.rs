@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender as EventSender;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::burst::Burst;
@@ -31,7 +31,7 @@ pub(super) struct Common {
     /// Where payload hashes are remembered.
     pub(super) hashes: Option<Scratch>,
     /// Nothing more is to be sent.
-    pub(super) stop: Arc<AtomicBool>,
+    pub(super) stop: AtomicBool,
     /// Set when all are ready: what each waits for before it sends.
     pub(super) start: OnceLock<()>,
 }
@@ -178,25 +178,16 @@ pub(super) fn run(recipe: Recipe, common: &Common, published: &Published, events
     };
     tell(Event::Ready(line.engine_name()));
     common.start.wait();
-    let burst = Burst::new(gso, recipe.sender.packet_size_max());
-    let (sender, packets) = (recipe.sender, burst.packet_count_max());
-    let mut server = VirtualServer {
-        next: Vec::with_capacity(packets),
-        deferred: Vec::with_capacity(packets),
-        sender,
-        line,
-        burst,
-        common,
-        published,
-        events,
-    };
+    let mut server = VirtualServer::new(recipe.sender, line, gso, common, published, events);
     clock::sleep_until(clock::now().after(recipe.delay));
     let result = server.serve();
     server.published.tell(&server.sender, &server.line);
     tell(Event::Ended(result));
 }
 
-struct VirtualServer<'a> {
+/// A virtual server at work.
+#[derive(Debug)]
+pub(super) struct VirtualServer<'a> {
     /// The packets of the burst that is being composed.
     next: Vec<Outgoing>,
     /// Control packets that go at the end of its messages.
@@ -209,30 +200,58 @@ struct VirtualServer<'a> {
     events: &'a EventSender<Event>,
 }
 
-impl VirtualServer<'_> {
+impl<'a> VirtualServer<'a> {
+    /// One that has sent nothing yet; `gso`: several packets may share a message.
+    pub(super) fn new(
+        sender: Sender,
+        line: Line,
+        gso: bool,
+        common: &'a Common,
+        published: &'a Published,
+        events: &'a EventSender<Event>,
+    ) -> Self {
+        let burst = Burst::new(gso, sender.packet_size_max());
+        let packets = burst.packet_count_max();
+        let (next, deferred) = (Vec::with_capacity(packets), Vec::with_capacity(packets));
+        Self { next, deferred, sender, line, burst, common, published, events }
+    }
+
+    /// Its machine.
+    pub(super) fn sender(&self) -> &Sender {
+        &self.sender
+    }
+
     fn serve(&mut self) -> Result<(), Trouble> {
         while !self.common.stop.load(Ordering::Relaxed) {
-            let now = clock::now();
-            // A burst that the kernel has not taken goes before the next is composed: no position is skipped.
-            let step = if self.line.is_stuck() { None } else { self.compose(now) };
-            if self.common.content.is_torn() || self.line.is_torn() {
-                // What was composed from it may be wrong: it does not go out.
-                return Err(Trouble::Torn);
-            }
-            if !self.burst.is_empty() {
-                let is_taken = self.line.send(&mut self.burst)?;
-                self.tell();
-                if !is_taken {
-                    continue;
-                }
-            }
-            match step {
-                Some(Step::Done) if self.line.drain()? => break,
-                Some(Step::Wait(due)) => clock::sleep_until(due.min(now.after(SLEEP_MAX))),
-                _ => {}
+            if self.turn()? {
+                break;
             }
         }
         Ok(())
+    }
+
+    /// Sends what is due and waits until more is, but not for long; answers whether all has been sent.
+    pub(super) fn turn(&mut self) -> Result<bool, Trouble> {
+        let now = clock::now();
+        // A burst that the kernel has not taken goes before the next is composed: no position is skipped.
+        let step = if self.line.is_stuck() { None } else { self.compose(now) };
+        if self.common.content.is_torn() || self.line.is_torn() {
+            // What was composed from it may be wrong: it does not go out.
+            return Err(Trouble::Torn);
+        }
+        if !self.burst.is_empty() {
+            let is_taken = self.line.send(&mut self.burst)?;
+            self.tell();
+            if !is_taken {
+                return Ok(false);
+            }
+        }
+        match step {
+            Some(Step::Done) => return Ok(self.line.drain()?),
+            Some(Step::Wait(due)) => clock::sleep_until(due.min(now.after(SLEEP_MAX))),
+            _ => {}
+        }
+        Ok(false)
     }
 
     /// Puts into the burst what may go now; answers with what the machine said when it had no more, `None` if the burst is full.

@@ -17,6 +17,7 @@ mod icmp;
 mod lab;
 mod loss;
 mod output;
+mod resume;
 mod run;
 mod servers;
 mod source;
