@@ -1,5 +1,7 @@
 //! Machine and kernel joined: one loop that sends, one that receives. All waiting happens here, and all words to the user.
 
+#[doc(hidden)]
+pub mod bench;
 pub mod digest_file;
 pub mod receive;
 pub mod serve;
@@ -9,6 +11,7 @@ mod choose;
 mod end;
 mod kept;
 mod line;
+mod refusal;
 mod repair;
 mod report;
 mod runs;

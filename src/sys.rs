@@ -5,6 +5,7 @@
 //! receiving allocate nothing.
 
 pub mod clock;
+pub mod error_queue;
 #[allow(unsafe_code)]
 pub mod interface;
 #[allow(unsafe_code)]
@@ -30,12 +31,13 @@ pub mod target;
 #[allow(unsafe_code)]
 pub mod uring_socket;
 
+pub use error_queue::QueuedErrors;
 pub use interface::Interface;
 pub use receive_socket::{ReceiveOptions, ReceiveSocket};
 pub use scratch::{Scratch, ScratchSlots, free_space};
 pub use send_socket::{Message, SendOptions, SendSocket};
 pub use signals::StopSignal;
 pub use slot_file::SlotFile;
-pub use source_file::{FileIdentity, SourceFile, SourceMap};
+pub use source_file::{FileIdentity, Hold, SourceFile, SourceMap, SourceState};
 pub use target::Target;
 pub use uring_socket::UringSocket;

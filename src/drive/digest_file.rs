@@ -44,7 +44,9 @@ pub fn tree(
     cache_folder: &CacheFolder,
     report: &mut Report,
 ) -> Result<ObjectTree, Failure> {
-    let cache = cache_folder.folder.as_ref().map(|folder| Cache::new(folder, file.identity()));
+    // What shows no changes cannot be recognised.
+    let folder = cache_folder.folder.as_ref().filter(|_| file.shows_changes());
+    let cache = folder.map(|folder| Cache::new(folder, file.identity()));
     // From before reading on: a second change within one tick of the file system's clock must not go unnoticed.
     let now = i128::from(clock::unix_seconds()) * 1_000_000_000;
     if let Some(tree) = cache.as_ref().and_then(|cache| cache.load(file.size())) {

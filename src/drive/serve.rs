@@ -22,7 +22,9 @@ use crate::limits::{
 };
 use crate::manifest::{DisplayName, Members};
 use crate::sender::{Fec, Pacing, Sender, SenderConfig, Share, Unsendable};
-use crate::sys::{Interface, Scratch, SendOptions, SendSocket, SourceFile, StopSignal, clock, processors, signals};
+use crate::sys::{
+    Hold, Interface, Scratch, SendOptions, SendSocket, SourceFile, SourceState, StopSignal, clock, processors, signals,
+};
 use crate::types::{Digest, ObjectKey, RateBps, SymbolSize, Time};
 
 /// Between two looks at signals and at the source file.
@@ -67,7 +69,7 @@ pub fn serve(options: &ServeOptions, report: &mut Report) -> Result<Exit, Failur
     let interface = choose::interface(options.interface.as_deref(), options.zone.as_deref())?;
     choose::warn_of_carrier(&interface, report);
     let pacing = options.pacing.map_or_else(|| default_pacing(&interface), Ok)?;
-    let file = SourceFile::open(&options.file)?;
+    let file = SourceFile::open(&options.file)?.set_aside();
     let first_socket = open_socket(options, &interface)?;
     let cache_dir = options.cache_dir.clone().or_else(digest_file::default_cache_dir);
     let cache = digest_file::CacheFolder { folder: cache_dir, is_asked_for: options.cache_dir.is_some() };
@@ -297,6 +299,7 @@ impl<'a> Server<'a> {
             "interface": self.interface.name,
             "source": source.to_string(),
             "engine": engine,
+            "hold": hold_name(self.file.hold()),
             "rate_bps": plan.rate.map(RateBps::bits_per_second),
             "pkt_delay_ns": delay,
             "symbol_size": plan.symbol_size.bytes(),
@@ -306,6 +309,10 @@ impl<'a> Server<'a> {
             "virtual_servers": plan.origins.iter().map(origin).collect::<Vec<_>>(),
         });
         self.report.event("sending", fields, Some(line));
+        if self.file.hold() == Hold::None {
+            let text = "is a block device: a change to it is noticed by receivers alone, which take no block that does not match";
+            self.warn(format!("{} {text}", shown(&self.options.file)));
+        }
     }
 
     /// Runs all virtual servers, each in its thread, and watches them and the file.
@@ -315,7 +322,7 @@ impl<'a> Server<'a> {
             content: self.file.map()?,
             repair: Repair::new(&senders, self.options.cache_dir.clone().or_else(digest_file::default_cache_dir))?,
             hashes: room_for_hashes(self.options, &senders[0]),
-            stop: Arc::new(AtomicBool::new(false)),
+            stop: AtomicBool::new(false),
             start: OnceLock::new(),
         };
         let processors = processors::allowed();
@@ -389,6 +396,8 @@ impl<'a> Server<'a> {
                 Ok(Event::Warning(_) | Event::Ended(Ok(()))) | Err(_) => {}
             }
         }
+        // Not before: whoever wants to write waits for the next look.
+        self.file.lease();
         self.announce(engine);
         self.started = clock::now();
         common.begin();
@@ -403,19 +412,23 @@ impl<'a> Server<'a> {
     }
 
     fn warn(&mut self, text: String) {
-        if !self.said.contains(&text) {
+        // What comes after the colon are figures and causes, of which each has its own.
+        let subject = text.split(": ").next().unwrap_or_default().to_owned();
+        if !self.said.contains(&subject) {
             self.report.notice("warning", &text);
-            self.said.push(text);
+            self.said.push(subject);
         }
     }
 
     /// Looks at the source file, and reports progress where it is due.
     fn look(&mut self, now: Time, common: &Common, totals: &Totals) -> Result<(), Failure> {
         let what = || format!("send {}", shown(&self.options.file));
-        let state = self.file.identity_now().map_err(|error| Failure::io(Exit::Io, what(), &error))?;
-        let known = self.file.identity();
-        if !state.same_content(known) || common.content.is_torn() {
+        let state = self.file.state().map_err(|error| Failure::io(Exit::Io, what(), &error))?;
+        if state == SourceState::Changed || common.content.is_torn() {
             return Err(self.changed());
+        }
+        if state == SourceState::OriginalChanged {
+            self.warn(format!("{} has changed: going on with the content as it was", shown(&self.options.file)));
         }
         self.say_if_replaced();
         if self.report.is_due(now) {
@@ -431,8 +444,11 @@ impl<'a> Server<'a> {
 
     fn changed(&self) -> Failure {
         let what = format!("send {}", shown(&self.options.file));
-        Failure::new(Exit::Io, what, "it was changed while it was being sent")
-            .remedy("start again; to publish a new file, rename it over the old one")
+        if matches!(self.file.state(), Ok(SourceState::Changed)) {
+            return Failure::new(Exit::Io, what, "it was changed while it was being sent")
+                .remedy("start again; to publish a new file, rename it over the old one");
+        }
+        Failure::new(Exit::Io, what, "it can no longer be read").remedy("see what the kernel says of the disk: dmesg")
     }
 
     /// Another file may take the name, or the name may go: what is being sent stays what it was.
@@ -459,7 +475,10 @@ impl<'a> Server<'a> {
             "ip_bytes": totals.counts.ip_bytes,
             "seconds": now.since(self.started).as_secs_f64(),
             "lost_seconds": totals.lost.as_secs_f64(),
-            "refused": totals.refused,
+            "engine": if totals.ring_count < self.plan.origins.len() { "sendmmsg" } else { "uring" },
+            "refused": totals.refusals.refused,
+            "queue_drops": totals.refusals.queue_drops,
+            "icmp_errors": totals.refusals.icmp_errors,
         })
     }
 
@@ -486,10 +505,20 @@ impl<'a> Server<'a> {
     }
 }
 
+/// What keeps the source as it was, for events.
+fn hold_name(hold: Hold) -> &'static str {
+    match hold {
+        Hold::Clone => "clone",
+        Hold::Lease => "lease",
+        Hold::Watch => "watch",
+        Hold::None => "none",
+    }
+}
+
 /// What a manifest says of a file where nobody has said more.
 pub fn manifest_members(file: &SourceFile, path: &Path, tree: &ObjectTree) -> Members {
     let name = DisplayName::from_file_name_lossy(path.file_name().unwrap_or_default());
     let mut members = Members::new(tree.digest(), tree.size(), name);
-    members.created = Some(file.modified_unix_seconds());
+    members.created = file.modified_unix_seconds();
     members
 }

@@ -3,11 +3,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender as EventSender;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::burst::Burst;
-use super::line::{EngineChoice, Line};
+use super::line::{EngineChoice, Line, LineCounts};
 use super::repair::{Repair, Symbols};
 use crate::failure::Failure;
 use crate::sender::{Outgoing, Sender, SenderCounts, Step};
@@ -31,7 +31,7 @@ pub(super) struct Common {
     /// Where payload hashes are remembered.
     pub(super) hashes: Option<Scratch>,
     /// Nothing more is to be sent.
-    pub(super) stop: Arc<AtomicBool>,
+    pub(super) stop: AtomicBool,
     /// Set when all are ready: what each waits for before it sends.
     pub(super) start: OnceLock<()>,
 }
@@ -60,6 +60,9 @@ pub(super) struct Published {
     ip_bytes: AtomicU64,
     lost_ns: AtomicU64,
     refused: AtomicU64,
+    queue_drops: AtomicU64,
+    icmp_errors: AtomicU64,
+    uses_ring: AtomicBool,
 }
 
 /// Sums over virtual servers.
@@ -69,13 +72,15 @@ pub(super) struct Totals {
     pub(super) counts: SenderCounts,
     /// The longest time that one of them was held up beyond what it could catch up.
     pub(super) lost: Duration,
-    /// Messages that the kernel refused and that were sent again.
-    pub(super) refused: u64,
+    /// What the kernel refused and was sent again.
+    pub(super) refusals: LineCounts,
+    /// How many of them send by io_uring.
+    pub(super) ring_count: usize,
 }
 
 impl Published {
     fn tell(&self, sender: &Sender, line: &Line) {
-        let counts = sender.counts();
+        let (counts, refusals) = (sender.counts(), line.counts());
         let lost_ns = u64::try_from(sender.pacer().lost().as_nanos()).unwrap_or(u64::MAX);
         for (place, value) in [
             (&self.data, counts.data),
@@ -83,10 +88,13 @@ impl Published {
             (&self.hashes, counts.hashes),
             (&self.ip_bytes, counts.ip_bytes),
             (&self.lost_ns, lost_ns),
-            (&self.refused, line.refused()),
+            (&self.refused, refusals.refused),
+            (&self.queue_drops, refusals.queue_drops),
+            (&self.icmp_errors, refusals.icmp_errors),
         ] {
             place.store(value, Ordering::Relaxed);
         }
+        self.uses_ring.store(line.uses_ring(), Ordering::Relaxed);
     }
 
     /// What all of them have sent.
@@ -99,7 +107,10 @@ impl Published {
             totals.counts.hashes += value(&one.hashes);
             totals.counts.ip_bytes += value(&one.ip_bytes);
             totals.lost = totals.lost.max(Duration::from_nanos(value(&one.lost_ns)));
-            totals.refused += value(&one.refused);
+            totals.refusals.refused += value(&one.refused);
+            totals.refusals.queue_drops += value(&one.queue_drops);
+            totals.refusals.icmp_errors += value(&one.icmp_errors);
+            totals.ring_count += usize::from(one.uses_ring.load(Ordering::Relaxed));
         }
         totals
     }
@@ -161,31 +172,22 @@ pub(super) fn run(recipe: Recipe, common: &Common, published: &Published, events
     clock::set_timer_slack();
     let gso = recipe.socket.gso();
     // The ring belongs to the thread that makes it.
-    let line = match Line::new(recipe.socket, recipe.engine, recipe.what, Arc::clone(&common.stop)) {
+    let line = match Line::new(recipe.socket, recipe.engine, recipe.what) {
         Ok(line) => line,
         Err(failure) => return tell(Event::Ended(Err(failure.into()))),
     };
     tell(Event::Ready(line.engine_name()));
     common.start.wait();
-    let burst = Burst::new(gso, recipe.sender.packet_size_max());
-    let (sender, packets) = (recipe.sender, burst.packet_count_max());
-    let mut server = VirtualServer {
-        next: Vec::with_capacity(packets),
-        deferred: Vec::with_capacity(packets),
-        sender,
-        line,
-        burst,
-        common,
-        published,
-        events,
-    };
+    let mut server = VirtualServer::new(recipe.sender, line, gso, common, published, events);
     clock::sleep_until(clock::now().after(recipe.delay));
     let result = server.serve();
     server.published.tell(&server.sender, &server.line);
     tell(Event::Ended(result));
 }
 
-struct VirtualServer<'a> {
+/// A virtual server at work.
+#[derive(Debug)]
+pub(super) struct VirtualServer<'a> {
     /// The packets of the burst that is being composed.
     next: Vec<Outgoing>,
     /// Control packets that go at the end of its messages.
@@ -198,29 +200,58 @@ struct VirtualServer<'a> {
     events: &'a EventSender<Event>,
 }
 
-impl VirtualServer<'_> {
+impl<'a> VirtualServer<'a> {
+    /// One that has sent nothing yet; `gso`: several packets may share a message.
+    pub(super) fn new(
+        sender: Sender,
+        line: Line,
+        gso: bool,
+        common: &'a Common,
+        published: &'a Published,
+        events: &'a EventSender<Event>,
+    ) -> Self {
+        let burst = Burst::new(gso, sender.packet_size_max());
+        let packets = burst.packet_count_max();
+        let (next, deferred) = (Vec::with_capacity(packets), Vec::with_capacity(packets));
+        Self { next, deferred, sender, line, burst, common, published, events }
+    }
+
+    /// Its machine.
+    pub(super) fn sender(&self) -> &Sender {
+        &self.sender
+    }
+
     fn serve(&mut self) -> Result<(), Trouble> {
         while !self.common.stop.load(Ordering::Relaxed) {
-            let now = clock::now();
-            let step = self.compose(now);
-            if self.common.content.is_torn() {
-                // What was composed from it may be wrong: it does not go out.
-                return Err(Trouble::Torn);
-            }
-            if !self.burst.is_empty() {
-                self.line.send(&mut self.burst)?;
-                self.tell();
-            }
-            match step {
-                Some(Step::Done) => {
-                    self.line.drain()?;
-                    break;
-                }
-                Some(Step::Wait(due)) => clock::sleep_until(due.min(now.after(SLEEP_MAX))),
-                _ => {}
+            if self.turn()? {
+                break;
             }
         }
         Ok(())
+    }
+
+    /// Sends what is due and waits until more is, but not for long; answers whether all has been sent.
+    pub(super) fn turn(&mut self) -> Result<bool, Trouble> {
+        let now = clock::now();
+        // A burst that the kernel has not taken goes before the next is composed: no position is skipped.
+        let step = if self.line.is_stuck() { None } else { self.compose(now) };
+        if self.common.content.is_torn() || self.line.is_torn() {
+            // What was composed from it may be wrong: it does not go out.
+            return Err(Trouble::Torn);
+        }
+        if !self.burst.is_empty() {
+            let is_taken = self.line.send(&mut self.burst)?;
+            self.tell();
+            if !is_taken {
+                return Ok(false);
+            }
+        }
+        match step {
+            Some(Step::Done) => return Ok(self.line.drain()?),
+            Some(Step::Wait(due)) => clock::sleep_until(due.min(now.after(SLEEP_MAX))),
+            _ => {}
+        }
+        Ok(false)
     }
 
     /// Puts into the burst what may go now; answers with what the machine said when it had no more, `None` if the burst is full.

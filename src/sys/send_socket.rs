@@ -1,6 +1,6 @@
 //! The sender's socket: egress only. It is connected to the group, and a locked filter in the kernel drops whatever arrives, so
 //! that no datagram can reach the program. What still comes in is the kernel's own word on an ICMP error, as the error of a
-//! later send.
+//! later send and in the error queue, which tells such errors from local ones.
 //!
 //! Datagrams are never fragmented: one that exceeds the interface's MTU is refused (EMSGSIZE). Equal-sized neighbours go out as
 //! one GSO message where the kernel can (UDP_SEGMENT of udp(7), Linux 4.18).
@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use libc::{c_int, c_uint, iovec, mmsghdr};
 
+use super::error_queue::{ErrorQueue, QueuedErrors};
 use super::socket::{self, OptionName};
 use crate::failure::{Exit, Failure};
 
@@ -19,6 +20,10 @@ use crate::failure::{Exit, Failure};
 pub(super) const MESSAGE_COUNT_MAX: usize = 128;
 /// Bytes of the send buffer that are asked for: some bursts wait there while the interface's queue is full.
 const SOCKET_SEND_BUFFER_SIZE: c_int = 4 << 20;
+/// Bytes that the error queue may hold. The kernel doubles it.
+const ERROR_QUEUE_SIZE: c_int = 16 << 10;
+/// The longest wait for room in the send buffer before the caller may look at other things.
+const SEND_WAIT_US_MAX: libc::suseconds_t = 10_000;
 /// The socket option and control message of GSO.
 const UDP_SEGMENT: OptionName = OptionName(libc::SOL_UDP, libc::UDP_SEGMENT);
 
@@ -53,6 +58,7 @@ pub struct SendSocket {
     local_addr: SocketAddr,
     gso: bool,
     batch: Batch,
+    errors: ErrorQueue,
 }
 
 impl SendSocket {
@@ -90,7 +96,7 @@ impl SendSocket {
         })?;
         let local_addr = socket.local_addr().map_err(refused)?;
         let gso = socket::set_option(socket.as_fd(), UDP_SEGMENT, &(0 as c_int)).is_ok();
-        Ok(Self { socket, local_addr, gso, batch: Batch::new() })
+        Ok(Self { socket, local_addr, gso, batch: Batch::new(), errors: ErrorQueue::new() })
     }
 
     /// The address and port that receivers see, unless a router translates them. The address is unspecified where the kernel
@@ -115,12 +121,17 @@ impl SendSocket {
         self.gso = false;
     }
 
-    /// Sends as many of `messages` as one system call takes, in order, and returns how many those are: at most 64, and 0
-    /// only if there are none or a signal came first. Waits while the send buffer is full.
+    /// Takes the errors that are queued: to be asked after every refusal, to know whether it was meant.
+    pub fn take_errors(&mut self) -> QueuedErrors {
+        self.errors.take(&self.socket)
+    }
+
+    /// Sends as many of `messages` as one system call takes, in order, and returns how many those are: at most 128, and 0
+    /// only if there are none or a signal came first. Waits while the send buffer is full, for 10 ms at most.
     ///
     /// # Errors
-    /// What the kernel says of the first message; none has then been sent. If it says so of a later one, the messages before it
-    /// count as sent and the error comes with the next call.
+    /// What the kernel says of the first message; none has then been sent. [`io::ErrorKind::WouldBlock`] if the send buffer was
+    /// full all the time. If it says so of a later one, the messages before it count as sent, and that one can be tried again.
     ///
     /// # Panics
     /// If a message is not within `buffer`, or holds several datagrams without [`gso`](Self::gso).
@@ -232,8 +243,8 @@ fn deafen(socket: BorrowedFd<'_>) -> io::Result<()> {
     let program = libc::sock_fprog { len: 1, filter: drop_all.as_mut_ptr() };
     socket::set_option(socket, OptionName(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER), &program)?;
     socket::set_option(socket, OptionName(libc::SOL_SOCKET, libc::SO_LOCK_FILTER), &(1 as c_int))?;
-    // The kernel rounds it up to its least; no memory is to be had for what is dropped anyway.
-    socket::set_option(socket, OptionName(libc::SOL_SOCKET, libc::SO_RCVBUF), &(0 as c_int))
+    // All that is left to hold are errors: enough for some, so that one is there when it is looked for, and no more.
+    socket::set_option(socket, OptionName(libc::SOL_SOCKET, libc::SO_RCVBUF), &ERROR_QUEUE_SIZE)
 }
 
 fn configure(socket: BorrowedFd<'_>, options: &SendOptions) -> io::Result<()> {
@@ -248,12 +259,16 @@ fn configure(socket: BorrowedFd<'_>, options: &SendOptions) -> io::Result<()> {
         set(libc::IP_MULTICAST_TTL, hops)?;
         set(libc::IP_MULTICAST_LOOP, 1)?;
         set(libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
+        set(libc::IP_RECVERR, 1)?;
     } else {
         set(libc::IPV6_MULTICAST_IF, index)?;
         set(libc::IPV6_MULTICAST_HOPS, hops)?;
         set(libc::IPV6_MULTICAST_LOOP, 1)?;
         set(libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)?;
+        set(libc::IPV6_RECVERR, 1)?;
     }
+    let wait = libc::timeval { tv_sec: 0, tv_usec: SEND_WAIT_US_MAX };
+    socket::set_option(socket, OptionName(libc::SOL_SOCKET, libc::SO_SNDTIMEO), &wait)?;
     // A smaller buffer than asked for costs some waiting and nothing else.
     let size = SOCKET_SEND_BUFFER_SIZE;
     let _ = socket::set_option(socket, OptionName(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE), &size)
@@ -329,6 +344,14 @@ mod tests {
     }
 
     #[test]
+    fn errors_are_told_and_the_room_for_them_is_bounded() {
+        let sender = SendSocket::open(&options("239.77.1.7:9")).unwrap();
+        let value = |level, name| socket::option(sender.socket.as_fd(), OptionName(level, name)).unwrap();
+        assert_eq!(value(libc::IPPROTO_IP, libc::IP_RECVERR), 1);
+        assert_eq!(value(libc::SOL_SOCKET, libc::SO_RCVBUF), 2 * ERROR_QUEUE_SIZE);
+    }
+
+    #[test]
     fn foreign_source_address_is_a_usage_failure() {
         let foreign = SendOptions { bind_addr: Some([192, 0, 2, 1].into()), ..options("239.77.1.3:9") };
         let failure = SendSocket::open(&foreign).unwrap_err();
@@ -353,6 +376,7 @@ mod tests {
         let buffer = vec![0; 65_530];
         let refused = sender.send(&buffer, &[Message { start: 0, size: 65_530, segment_size: 65_530 }]).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::EMSGSIZE));
+        assert_eq!(sender.take_errors().icmp_count, 0);
     }
 
     #[test]

@@ -1,33 +1,70 @@
-//! The file that the server sends: opened once, of a size that is then fixed, and read only.
+//! The file that the server sends: opened once, of a size that is then fixed, and read only. A regular file or a block device.
 //!
-//! Whether it is still the same file is for the caller to ask, by comparing identities. To touch a mapped page that has been cut
-//! off the file, or that the disk cannot read, raises SIGBUS: a handler puts a page of zeroes there, so that the program lives to say
-//! what happened.
+//! What is guaranteed while it is sent:
+//!
+//! | how it is held | where | what a change to the file does |
+//! |---|---|---|
+//! | [`Hold::Clone`] | btrfs, XFS with reflinks, and other file systems that share blocks (FICLONE), if the folder can be written to | nothing: what is sent is a copy as of the start, without a name; the change is seen and can be told |
+//! | [`Hold::Lease`] | most local file systems, for the owner or with CAP_LEASE, while nobody has it open for writing (F_SETLEASE of fcntl(2)) | whoever opens it for writing or cuts it waits until [`SourceFile::state`] has been asked: up to then nothing has changed; from then on it is watched |
+//! | [`Hold::Watch`] | everywhere else | it is seen when [`SourceFile::state`] is asked next, by size or time of modification; not so a write that sets the time back, nor, on tmpfs, a write through a mapping |
+//! | [`Hold::None`] | block devices | it is not seen, unless the size changes |
+//!
+//! What is not seen here cannot harm a receiver: it takes no block whose digest is not that of the manifest. To open a file for
+//! writing and change nothing is no change. A server that is halted (SIGSTOP) while it has a lease keeps a writer waiting, for
+//! `/proc/sys/fs/lease-break-time` seconds at most.
+
+mod hold;
+mod map;
 
 use std::fs::{self, File, FileType, Metadata, OpenOptions};
-use std::io;
-use std::ops::Deref;
+use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::ptr;
-use std::sync::Once;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use libc::{c_int, c_void, siginfo_t};
-use memmap2::{Advice, Mmap, MmapOptions};
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-
+pub(super) use self::map::Guard;
+pub use self::map::SourceMap;
 use crate::failure::{Exit, Failure, shown};
 use crate::types::ObjectSize;
 
-/// A regular file, open for reading.
+/// A regular file or a block device, open for reading.
 #[derive(Debug)]
 pub struct SourceFile {
+    /// What is read: the file, or its clone.
     file: File,
+    /// The file, where `file` is its clone.
+    original: Option<File>,
     path: PathBuf,
     size: ObjectSize,
     identity: FileIdentity,
+    is_device: bool,
+    /// Whether this process has a lease on the file.
+    has_lease: AtomicBool,
+}
+
+/// What keeps the content as it was when it was opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hold {
+    /// A copy that shares the file's blocks as long as they are the same.
+    Clone,
+    /// Whoever wants to write waits until that has been noticed.
+    Lease,
+    /// Nothing, but a change shows.
+    Watch,
+    /// Nothing, and a change does not show.
+    None,
+}
+
+/// What has become of the content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SourceState {
+    /// As far as can be seen it is what it was.
+    Same,
+    /// The file has changed, and what is read here has not.
+    OriginalChanged,
+    /// What is read here is no longer what it was.
+    Changed,
 }
 
 /// What changes when a file is replaced, resized or written to, as far as stat(2) shows it.
@@ -70,31 +107,93 @@ impl SourceFile {
     /// Opens `path`, following symbolic links. Never waits, even if a fifo has been put there.
     ///
     /// # Errors
-    /// [`Exit::NoInput`] if there is none, it cannot be read or is not a regular file; [`Exit::BadData`] if it is too large.
+    /// [`Exit::NoInput`] if there is none, it cannot be read or is neither a regular file nor a block device; [`Exit::BadData`] if it
+    /// is too large.
     pub fn open(path: &Path) -> Result<Self, Failure> {
         let what = || format!("open {}", shown(path));
         let no_input = |error: io::Error| Failure::io(Exit::NoInput, what(), &error);
-        let require_regular = |kind: FileType| match other_kind(kind) {
+        let require_source = |kind: FileType| match other_kind(kind) {
             Some(kind) => Err(Failure::new(Exit::NoInput, what(), kind)),
             None => Ok(()),
         };
         // Asked before it is opened too: to open a device can do something to it.
-        require_regular(fs::metadata(path).map_err(no_input)?.file_type())?;
+        require_source(fs::metadata(path).map_err(no_input)?.file_type())?;
         let file = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
             .open(path)
             .map_err(no_input)?;
         let metadata = file.metadata().map_err(no_input)?;
-        require_regular(metadata.file_type())?;
-        let size = size_of_source(&metadata).ok_or_else(|| {
-            Failure::new(
-                Exit::BadData,
-                what(),
-                format!("{} bytes are too large, the limit is 2^48 - 1", metadata.len()),
-            )
+        require_source(metadata.file_type())?;
+        let identity = identity_of(&file).map_err(no_input)?;
+        let size = ObjectSize::new(identity.size).ok_or_else(|| {
+            let cause = format!("{} bytes are too large, the limit is 2^48 - 1", identity.size);
+            Failure::new(Exit::BadData, what(), cause)
         })?;
-        Ok(Self { file, path: path.to_owned(), size, identity: FileIdentity::of(&metadata) })
+        let is_device = metadata.file_type().is_block_device();
+        let has_lease = AtomicBool::new(false);
+        Ok(Self { file, original: None, path: path.to_owned(), size, identity, is_device, has_lease })
+    }
+
+    /// The same content, kept apart from the file where the file system can do that without copying; else the file itself. Needs
+    /// a moment, while what has been written to the file lately goes to the disk.
+    #[must_use]
+    pub fn set_aside(mut self) -> Self {
+        if !self.is_device
+            && self.size.bytes() > 0
+            && let Ok(clone) = hold::clone(&self.file, &self.path)
+            && self.is_as_opened().unwrap_or(false)
+            && clone.metadata().is_ok_and(|metadata| metadata.len() == self.size.bytes())
+        {
+            self.original = Some(std::mem::replace(&mut self.file, clone));
+        }
+        self
+    }
+
+    /// Takes a lease, if the content has not been [set aside](Self::set_aside) and the kernel gives one. From then on
+    /// [`state`](Self::state) has to be asked often: whoever opens the file for writing waits for that.
+    pub fn lease(&self) {
+        if !self.is_device && self.original.is_none() && hold::take_lease(&self.file).is_ok() {
+            self.has_lease.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// What keeps the content as it was.
+    #[must_use]
+    pub fn hold(&self) -> Hold {
+        match () {
+            () if self.is_device => Hold::None,
+            () if self.original.is_some() => Hold::Clone,
+            () if self.has_lease.load(Ordering::Relaxed) => Hold::Lease,
+            () => Hold::Watch,
+        }
+    }
+
+    /// What has become of the content. Lets a writer go on who waits for the lease, which is then gone.
+    ///
+    /// # Errors
+    /// What fstat(2) says, as over a network file system.
+    pub fn state(&self) -> io::Result<SourceState> {
+        if self.has_lease.load(Ordering::Relaxed) && !hold::lease_is_whole(&self.file) {
+            hold::give_up_lease(&self.file);
+            self.has_lease.store(false, Ordering::Relaxed);
+        }
+        Ok(match (self.is_as_opened()?, &self.original) {
+            (true, _) => SourceState::Same,
+            (false, Some(_)) => SourceState::OriginalChanged,
+            (false, None) => SourceState::Changed,
+        })
+    }
+
+    /// Whether the file, not its clone, is what it was when it was opened.
+    fn is_as_opened(&self) -> io::Result<bool> {
+        Ok(identity_of(self.original.as_ref().unwrap_or(&self.file))?.same_content(&self.identity))
+    }
+
+    /// Whether another content has another [identity](Self::identity), which a block device's has not.
+    #[must_use]
+    pub fn shows_changes(&self) -> bool {
+        !self.is_device
     }
 
     /// The length when it was opened.
@@ -109,18 +208,19 @@ impl SourceFile {
         &self.identity
     }
 
-    /// The identity of the open file now. A file put in its place under the same name does not show here.
+    /// The identity of what is read here, now. A file put in its place under the same name does not show, nor does a change to a
+    /// file that has been [set aside](Self::set_aside).
     ///
     /// # Errors
     /// What fstat(2) says, as over a network file system.
     pub fn identity_now(&self) -> io::Result<FileIdentity> {
-        Ok(FileIdentity::of(&self.file.metadata()?))
+        if self.original.is_some() { Ok(self.identity.clone()) } else { identity_of(&self.file) }
     }
 
-    /// Seconds from 1970 to the last modification before it was opened; 0 if that is earlier than 1970.
+    /// Seconds from 1970 to the last modification before it was opened; 0 if that is earlier than 1970, `None` if nobody knows.
     #[must_use]
-    pub fn modified_unix_seconds(&self) -> u64 {
-        u64::try_from(self.identity.mtime_ns / 1_000_000_000).unwrap_or(0)
+    pub fn modified_unix_seconds(&self) -> Option<u64> {
+        (!self.is_device).then(|| u64::try_from(self.identity.mtime_ns / 1_000_000_000).unwrap_or(0))
     }
 
     /// Fills `out` from the bytes at `offset`.
@@ -153,193 +253,38 @@ impl SourceFile {
     /// [`Exit::NoInput`] if the kernel refuses, the address space is too small, or too many files are mapped at once.
     pub fn map(&self) -> Result<SourceMap, Failure> {
         let what = || format!("map {}", shown(&self.path));
-        if self.size.bytes() == 0 {
-            // The kernel does not map nothing.
-            return Ok(SourceMap(None));
-        }
         let size = usize::try_from(self.size.bytes())
             .map_err(|_| Failure::new(Exit::NoInput, what(), "too large for the address space of this machine"))?;
-        let mut options = MmapOptions::new();
-        let options = options.len(size);
-        // SAFETY: the mapping is read only. Other programs can write to the file meanwhile: `drive` only copies and hashes the
-        // bytes and never relies on reading the same twice, and ends when the identity has changed or the map is torn.
-        let map = unsafe { options.map(&self.file) }.map_err(|error| Failure::io(Exit::NoInput, what(), &error))?;
-        // Advice alone: reading goes on without it.
-        let _ = map.advise(Advice::Sequential);
-        let guard = Guard::register(map.as_ptr(), map.len()).ok_or_else(|| {
-            Failure::new(Exit::NoInput, what(), format!("{GUARDED_COUNT_MAX} files are mapped already"))
-        })?;
-        Ok(SourceMap(Some(Guarded { guard, map })))
+        SourceMap::new(&self.file, size).map_err(|error| Failure::io(Exit::NoInput, what(), &error))
     }
 }
 
-/// The one place that finds how long a source is.
-fn size_of_source(metadata: &Metadata) -> Option<ObjectSize> {
-    ObjectSize::new(metadata.len())
+/// What fstat(2) says. Of a block device that is only what it is, and how long: nothing tells when it was written to.
+fn identity_of(file: &File) -> io::Result<FileIdentity> {
+    let metadata = file.metadata()?;
+    if metadata.file_type().is_block_device() {
+        let mut file = file;
+        let size = file.seek(SeekFrom::End(0))?;
+        return Ok(FileIdentity { device: metadata.rdev(), inode: metadata.ino(), size, mtime_ns: 0, ctime_ns: 0 });
+    }
+    Ok(FileIdentity::of(&metadata))
 }
 
-/// What the file is instead of a regular file.
+/// What the file is instead of a regular file or a block device.
 fn other_kind(kind: FileType) -> Option<&'static str> {
     match kind {
-        _ if kind.is_file() => None,
+        _ if kind.is_file() || kind.is_block_device() => None,
         _ if kind.is_dir() => Some("is a directory"),
         _ if kind.is_fifo() => Some("is a fifo"),
         _ if kind.is_socket() => Some("is a socket"),
         _ if kind.is_char_device() => Some("is a character device"),
-        _ if kind.is_block_device() => Some("is a block device, not a regular file"),
         _ => Some("not a regular file"),
     }
 }
 
-/// The bytes of a [`SourceFile`], read from storage when touched.
-///
-/// Bytes that have been cut off the file since, or that cannot be read, are zeroes, and the map is then [torn](Self::is_torn).
-#[derive(Debug)]
-pub struct SourceMap(Option<Guarded>);
-
-impl SourceMap {
-    /// Whether bytes that have been read from it up to now may be zeroes in place of the content. Once torn, it remains so.
-    #[must_use]
-    pub fn is_torn(&self) -> bool {
-        // The bytes were read before, even by another thread, for which the page was already there.
-        fence(Ordering::SeqCst);
-        self.0.as_ref().is_some_and(|guarded| guarded.guard.region.torn.load(Ordering::SeqCst))
-    }
-}
-
-impl Deref for SourceMap {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        self.0.as_ref().map_or(&[], |guarded| &guarded.map)
-    }
-}
-
-/// A mapping and its entry in [`REGIONS`], which is dropped first: the handler touches no address that is no longer ours.
-#[derive(Debug)]
-struct Guarded {
-    guard: Guard,
-    map: Mmap,
-}
-
-/// Mappings that can be guarded at once.
-const GUARDED_COUNT_MAX: usize = 64;
-/// Where an entry that has been taken but not yet filled begins: no address is beyond.
-const TAKEN: usize = usize::MAX;
-/// What the handler looks faults up in.
-static REGIONS: [Region; GUARDED_COUNT_MAX] = [const { Region::new() }; GUARDED_COUNT_MAX];
-/// The size of a page in bytes, for the handler; 0 until it is installed.
-static PAGE_SIZE: AtomicUsize = AtomicUsize::new(0);
-
-/// Addresses that are guarded; free if `start` is 0.
-#[derive(Debug)]
-struct Region {
-    start: AtomicUsize,
-    end: AtomicUsize,
-    torn: AtomicBool,
-}
-
-impl Region {
-    const fn new() -> Self {
-        Self { start: AtomicUsize::new(0), end: AtomicUsize::new(0), torn: AtomicBool::new(false) }
-    }
-
-    fn take(&self) -> bool {
-        self.start.compare_exchange(0, TAKEN, Ordering::SeqCst, Ordering::SeqCst).is_ok()
-    }
-
-    /// Whether the address is guarded. Another thread can be filling or emptying the entry, but not that of a mapping in use.
-    fn contains(&self, address: usize) -> bool {
-        let start = self.start.load(Ordering::SeqCst);
-        let end = self.end.load(Ordering::SeqCst);
-        start != 0 && (start..end).contains(&address) && self.start.load(Ordering::SeqCst) == start
-    }
-}
-
-/// An entry of [`REGIONS`].
-#[derive(Debug)]
-pub(super) struct Guard {
-    region: &'static Region,
-}
-
-impl Guard {
-    /// Has the handler look after a mapping, which must outlive the guard; `None` if there are too many.
-    pub(super) fn register(start: *const u8, size: usize) -> Option<Self> {
-        install_handler();
-        let region = REGIONS.iter().find(|region| region.take())?;
-        let start = start.addr();
-        region.torn.store(false, Ordering::SeqCst);
-        region.end.store(start + size, Ordering::SeqCst);
-        region.start.store(start, Ordering::SeqCst);
-        Some(Self { region })
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        self.region.end.store(0, Ordering::SeqCst);
-        self.region.start.store(0, Ordering::SeqCst);
-    }
-}
-
-fn install_handler() {
-    static INSTALLED: Once = Once::new();
-    INSTALLED.call_once(|| {
-        // SAFETY: sysconf takes no pointer.
-        let page_size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-        PAGE_SIZE.store(usize::try_from(page_size).expect("Linux knows the size of a page"), Ordering::SeqCst);
-        // A thread that has a stack for signals uses it, as after an overflow of its own stack.
-        let flags = SaFlags::SA_SIGINFO | SaFlags::SA_ONSTACK;
-        let action = SigAction::new(SigHandler::SigAction(mend), flags, SigSet::empty());
-        // SAFETY: `mend` calls only async-signal-safe functions and touches nothing but atomics.
-        let installed = unsafe { sigaction(Signal::SIGBUS, &action) };
-        installed.expect("a handler for SIGBUS can be installed");
-    });
-}
-
-/// The handler of SIGBUS: makes the page at fault readable if it is one of a guarded mapping, else lets the signal kill.
-extern "C" fn mend(number: c_int, info: *mut siginfo_t, _context: *mut c_void) {
-    // SAFETY: the kernel passes a pointer to what it says about the signal, valid until the handler returns.
-    let info = unsafe { &*info };
-    // SAFETY: the field is there for every SIGBUS that the kernel raises, and used only then; else it is some number.
-    let address = unsafe { info.si_addr() }.addr();
-    // What another program sends has a code of 0 or less.
-    let is_fault = info.si_code > 0;
-    if is_fault && REGIONS.iter().any(|region| mend_region(region, address)) {
-        return;
-    }
-    // SAFETY: signal() is async-signal-safe, and SIG_DFL refers to no memory. The fault happens again on return, and kills.
-    unsafe { libc::signal(number, libc::SIG_DFL) };
-    if !is_fault {
-        // SAFETY: raise() is async-signal-safe; the signal is blocked until this handler returns, and then kills.
-        unsafe { libc::raise(number) };
-    }
-}
-
-/// Puts a page of zeroes where the fault was, if that is in `region`.
-fn mend_region(region: &Region, address: usize) -> bool {
-    if !region.contains(address) {
-        return false;
-    }
-    // Before the page is there: no thread reads its zeroes and finds the map whole.
-    region.torn.store(true, Ordering::SeqCst);
-    let page_size = PAGE_SIZE.load(Ordering::SeqCst);
-    let page = ptr::without_provenance_mut::<c_void>(address - address % page_size);
-    let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-    // Writable, for the mappings that are.
-    let protection = libc::PROT_READ | libc::PROT_WRITE;
-    // SAFETY: the page is within a mapping that outlives its guard, and is unmapped as a whole; nobody could have read bytes of it
-    // that now change, as it is not readable. mmap is a system call that takes no lock of this process.
-    let mapped = unsafe { libc::mmap(page, page_size, protection, flags, -1, 0) };
-    mapped != libc::MAP_FAILED
-}
-
 #[cfg(test)]
 mod tests {
-    use std::hint::black_box;
     use std::os::unix::net::UnixListener;
-    use std::os::unix::process::ExitStatusExt;
-    use std::process::{Command, Stdio};
 
     use nix::sys::stat::Mode;
 
@@ -352,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_regular_file_is_refused_by_its_kind() {
+    fn what_cannot_be_a_source_is_refused_by_its_kind() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         nix::unistd::mkfifo(&at("fifo"), Mode::S_IRWXU).unwrap();
@@ -421,7 +366,7 @@ mod tests {
         assert_eq!(source.identity_now().unwrap(), *source.identity());
         file.as_file().write_all_at(b"x", 0).unwrap();
         assert_ne!(source.identity_now().unwrap(), *source.identity());
-        assert!(source.modified_unix_seconds() > 1_577_836_800);
+        assert!(source.modified_unix_seconds().unwrap() > 1_577_836_800);
     }
 
     #[test]
@@ -443,65 +388,47 @@ mod tests {
     }
 
     #[test]
-    fn map_of_a_file_that_is_cut_off_reads_zeroes_and_is_torn() {
-        let (cut, whole) = (mapped_sevens(), mapped_sevens());
-        assert!(cut.1.iter().all(|&byte| byte == 7));
-        cut.0.as_file().set_len(0).unwrap();
-        assert!(!cut.1.is_torn(), "nothing has been read since");
-        assert!(cut.1.iter().all(|&byte| black_box(byte) == 0));
-        assert!(cut.1.is_torn());
-        assert!(whole.1.iter().all(|&byte| byte == 7));
-        assert!(!whole.1.is_torn());
-    }
-
-    #[test]
-    fn entry_of_a_dropped_map_can_be_used_again() {
-        for _ in 0..2 * GUARDED_COUNT_MAX {
-            let (file, map) = mapped_sevens();
-            file.as_file().set_len(0).unwrap();
-            assert!(!map.is_torn());
-            assert_eq!((black_box(map[0]), map.is_torn()), (0, true));
-        }
-    }
-
-    #[test]
-    fn fault_elsewhere_kills() {
-        assert_eq!(signal_of_child("fault"), Some(libc::SIGBUS));
-    }
-
-    #[test]
-    fn signal_of_another_program_kills() {
-        assert_eq!(signal_of_child("raise"), Some(libc::SIGBUS));
-    }
-
-    /// What kills needs a process of its own: this test, run again with a word in its environment.
-    #[test]
-    fn child_that_does_what_its_environment_says() {
-        let Ok(word) = std::env::var(SCRIPT) else { return };
-        nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0).unwrap();
-        let (file, _map) = mapped_sevens();
-        if word == "raise" {
-            nix::sys::signal::raise(Signal::SIGBUS).unwrap();
-        }
-        // SAFETY: nothing else uses the file, and to read beyond its end is what is tested.
-        let unguarded = unsafe { MmapOptions::new().map(file.as_file()) }.unwrap();
-        file.as_file().set_len(0).unwrap();
-        black_box(unguarded[0]);
-    }
-
-    const SCRIPT: &str = "IOTUPD_TEST_SOURCE_FILE";
-
-    fn signal_of_child(word: &str) -> Option<i32> {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "sys::source_file::tests::child_that_does_what_its_environment_says"]);
-        command.env(SCRIPT, word).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().signal()
-    }
-
-    /// A file of several pages, not a whole number of them.
-    fn mapped_sevens() -> (tempfile::NamedTempFile, SourceMap) {
+    fn file_that_is_watched_shows_a_change_and_no_other_openings() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), vec![7; 300_001]).unwrap();
-        let map = SourceFile::open(file.path()).unwrap().map().unwrap();
-        (file, map)
+        file.as_file().write_all_at(b"content", 0).unwrap();
+        let source = SourceFile::open(file.path()).unwrap();
+        assert_eq!((source.hold(), source.state().unwrap()), (Hold::Watch, SourceState::Same));
+        drop(OpenOptions::new().write(true).open(file.path()).unwrap());
+        assert_eq!(source.state().unwrap(), SourceState::Same);
+        file.as_file().set_len(3).unwrap();
+        assert_eq!(source.state().unwrap(), SourceState::Changed);
+    }
+
+    #[test]
+    fn writer_waits_for_the_lease_until_the_state_has_been_asked() {
+        let file = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+        fs::write(&file, b"content").unwrap();
+        let source = SourceFile::open(&file).unwrap();
+        source.lease();
+        if source.hold() != Hold::Lease {
+            // Not every file system or user has leases.
+            return;
+        }
+        let open = || OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&file);
+        assert_eq!(open().unwrap_err().raw_os_error(), Some(libc::EWOULDBLOCK));
+        assert_eq!(source.state().unwrap(), SourceState::Same);
+        assert_eq!(source.hold(), Hold::Watch);
+        open().unwrap().write_all_at(b"another", 0).unwrap();
+        assert_eq!(source.state().unwrap(), SourceState::Changed);
+    }
+
+    #[test]
+    fn clone_has_no_name_and_keeps_the_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("object");
+        fs::write(&path, b"content").unwrap();
+        let source = SourceFile::open(&path).unwrap().set_aside();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        fs::write(&path, b"CHANGED").unwrap();
+        // The end-to-end tests bring a file system that can clone.
+        let can_clone = source.hold() == Hold::Clone;
+        let expected: (&[u8], _) =
+            if can_clone { (b"content", SourceState::OriginalChanged) } else { (b"CHANGED", SourceState::Changed) };
+        assert_eq!((&*source.map().unwrap(), source.state().unwrap()), expected);
     }
 }

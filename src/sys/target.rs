@@ -2,6 +2,16 @@
 //!
 //! Whoever can write to the folder could have prepared the `.part`, so it is used only if it is a regular file of this user's
 //! with no other name, and locked. Nothing is ever written through a symbolic link.
+//!
+//! # Room on disk
+//!
+//! The file begins as a hole, and the room of a block (1 MiB) is taken at once when its first symbols come. Against leaving it to
+//! the writes, that takes a fifth off their CPU time on ext4 (0.24 s against 0.30 s for 512 MiB in runs of 16 symbols, block after
+//! block or in rows) and nothing on tmpfs; every block lies in one piece, in whatever order the symbols come, and a disk that is
+//! full is found at the start of a block. To take the whole file's room beforehand is no faster (0.24 s), and spares extents only
+//! where symbols come in no order at all (9 against 1023 in 1 GiB; 9 each in rows). It is not done, because a manifest is all that it
+//! would take to fill the disk, and because a sparse image needs less room than its length. Whether a file fits at all is asked
+//! before it is accepted ([`free_space`](Target::free_space)).
 
 pub(super) mod part;
 #[cfg(test)]
@@ -12,6 +22,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use libc::c_int;
 use nix::errno::Errno;
@@ -20,6 +31,7 @@ use nix::unistd::{AccessFlags, faccessat, geteuid};
 
 use self::part::{Part, Record, create_what};
 use crate::failure::{Exit, Failure, shown};
+use crate::limits::BLOCK_SIZE;
 
 /// Parts that pwritev(2) takes at once (IOV_MAX of Linux).
 const PART_COUNT_MAX: usize = 1024;
@@ -33,6 +45,7 @@ static ZEROES: [u8; 16 << 10] = [0; 16 << 10];
 pub struct Target {
     file: Flock<File>,
     size: u64,
+    room: Room,
     part: PathBuf,
     path: PathBuf,
 }
@@ -136,7 +149,7 @@ impl Target {
         if !reused || size_before != size {
             file.set_len(size).map_err(refused)?;
         }
-        let target = Self { file, size, part: part_path, path: path.to_owned() };
+        let target = Self { file, size, room: Room::new(size), part: part_path, path: path.to_owned() };
         Ok(Created { target, reused: reused && size > 0, set_aside })
     }
 
@@ -148,7 +161,9 @@ impl Target {
     /// # Panics
     /// If the range is not within the target.
     pub fn write_run(&self, mut offset: u64, mut parts: &[IoSlice<'_>]) -> io::Result<()> {
-        self.assert_within(offset, parts.iter().map(|part| part.len() as u64).sum());
+        let size = parts.iter().map(|part| part.len() as u64).sum();
+        self.assert_within(offset, size);
+        self.take_room(offset, size)?;
         loop {
             let skipped = parts.iter().take_while(|part| part.is_empty()).count();
             parts = &parts[skipped..];
@@ -195,7 +210,12 @@ impl Target {
     /// If the range is not within the target.
     pub fn zero(&self, offset: u64, size: u64) -> io::Result<()> {
         self.assert_within(offset, size);
-        if size == 0 || self.punch_hole(offset, size).is_ok() {
+        if size == 0 {
+            return Ok(());
+        }
+        let hole = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        if self.allocate(hole, offset, size).is_ok() {
+            self.room.blocks(offset, size).for_each(|block| self.room.forget(block));
             return Ok(());
         }
         let end = offset + size;
@@ -265,13 +285,82 @@ impl Target {
         usize::try_from(written).map_err(|_| io::Error::last_os_error())
     }
 
-    fn punch_hole(&self, offset: u64, size: u64) -> io::Result<()> {
-        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        let (offset, size) = (signed(offset)?, signed(size)?);
-        // SAFETY: fallocate takes no pointer.
-        let result = unsafe { libc::fallocate64(self.file.as_raw_fd(), mode, offset, size) };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    /// Takes the room of the blocks of a range, of which something is about to be written.
+    fn take_room(&self, offset: u64, size: u64) -> io::Result<()> {
+        if !self.room.is_supported.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        for block in self.room.blocks(offset, size) {
+            if self.room.is_taken(block) {
+                continue;
+            }
+            let start = block * BLOCK_SIZE;
+            match self.allocate(0, start, BLOCK_SIZE.min(self.size - start)) {
+                Ok(()) => self.room.note(block),
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => return Err(error),
+                // Not every file system can, and none needs to: what the writes themselves are refused counts.
+                Err(_) => {
+                    self.room.is_supported.store(false, Ordering::Relaxed);
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
     }
+
+    fn allocate(&self, mode: c_int, offset: u64, size: u64) -> io::Result<()> {
+        let (offset, size) = (signed(offset)?, signed(size)?);
+        loop {
+            // SAFETY: fallocate takes no pointer.
+            let result = unsafe { libc::fallocate64(self.file.as_raw_fd(), mode, offset, size) };
+            match Errno::result(result) {
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+/// Which blocks of a target have their room. That may be forgotten at any time: it is then taken again, which costs a system call.
+#[derive(Debug)]
+struct Room {
+    taken: Box<[AtomicU64]>,
+    /// The file system has not yet refused.
+    is_supported: AtomicBool,
+}
+
+impl Room {
+    fn new(size: u64) -> Self {
+        let words =
+            usize::try_from(size.div_ceil(BLOCK_SIZE).div_ceil(64)).expect("a bit for each block fits in memory");
+        Self { taken: (0..words).map(|_| AtomicU64::new(0)).collect(), is_supported: AtomicBool::new(true) }
+    }
+
+    /// The blocks of which the range has a byte.
+    fn blocks(&self, offset: u64, size: u64) -> std::ops::Range<u64> {
+        if size == 0 { 0..0 } else { offset / BLOCK_SIZE..(offset + size).div_ceil(BLOCK_SIZE) }
+    }
+
+    fn is_taken(&self, block: u64) -> bool {
+        self.word(block).load(Ordering::Relaxed) & bit(block) != 0
+    }
+
+    fn note(&self, block: u64) {
+        self.word(block).fetch_or(bit(block), Ordering::Relaxed);
+    }
+
+    fn forget(&self, block: u64) {
+        self.word(block).fetch_and(!bit(block), Ordering::Relaxed);
+    }
+
+    fn word(&self, block: u64) -> &AtomicU64 {
+        &self.taken[(block / 64) as usize]
+    }
+}
+
+fn bit(block: u64) -> u64 {
+    1 << (block % 64)
 }
 
 /// An offset or length in the kernel's form.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use io_uring::{IoUring, opcode, squeue, types};
 
+use super::error_queue::QueuedErrors;
 use super::send_socket::{Batch, MESSAGE_COUNT_MAX, Message, SendSocket};
 
 /// Bursts under way at most. With two messages each these are eight messages: more leave the cache of the core's second level.
@@ -33,9 +34,13 @@ struct Flight {
     buffer: Option<Box<[u8]>>,
     batch: Batch,
     messages: Vec<Message>,
-    under_way: usize,
+    /// One bit for each message that the kernel has not answered for.
+    under_way: u128,
     failed: Vec<(Message, i32)>,
+    mark: u32,
 }
+
+const _: () = assert!(MESSAGE_COUNT_MAX <= u128::BITS as usize);
 
 /// A burst that is done.
 #[derive(Debug)]
@@ -44,6 +49,8 @@ pub struct Landed {
     pub buffer: Box<[u8]>,
     /// The messages that the kernel refused, each with the error number, in no order.
     pub failed: Vec<(Message, i32)>,
+    /// What the caller wanted to be reminded of.
+    pub mark: u32,
 }
 
 impl std::fmt::Debug for UringSocket {
@@ -53,7 +60,7 @@ impl std::fmt::Debug for UringSocket {
 }
 
 impl UringSocket {
-    /// A ring for `socket`, which must be able to send several datagrams in one message. The socket comes back with the error if
+    /// A ring for `socket`, of use where it can send several datagrams in one message. The socket comes back with the error if
     /// there is to be no ring.
     ///
     /// # Errors
@@ -69,6 +76,7 @@ impl UringSocket {
             messages: Vec::with_capacity(MESSAGE_COUNT_MAX),
             under_way: 0,
             failed: Vec::with_capacity(MESSAGE_COUNT_MAX),
+            mark: 0,
         });
         Ok(Self { ring, flights, socket: Some(socket) })
     }
@@ -89,14 +97,26 @@ impl UringSocket {
         Ok(ring)
     }
 
-    /// The socket without the ring, when all that is under way has landed.
+    /// The socket without the ring, and what has to be sent again: the messages that the kernel refused or, when it can no longer
+    /// be asked, has not answered for (ECANCELED). Waits for what is under way, for a second at most.
     ///
     /// # Panics
     /// Never: the socket is there until this is called.
     #[must_use]
-    pub fn into_socket(mut self) -> SendSocket {
-        self.settle();
-        self.socket.take().expect("a socket until it is taken")
+    pub fn into_socket(mut self) -> (SendSocket, Vec<Landed>) {
+        let unsent = self.settle();
+        (self.socket.take().expect("a socket until it is taken"), unsent)
+    }
+
+    /// Whether a message may hold several datagrams.
+    #[must_use]
+    pub fn gso(&self) -> bool {
+        self.socket.as_ref().is_some_and(SendSocket::gso)
+    }
+
+    /// Takes the errors that are queued at the socket.
+    pub fn take_errors(&mut self) -> QueuedErrors {
+        self.socket.as_mut().map_or_else(QueuedErrors::default, SendSocket::take_errors)
     }
 
     /// Whether another burst can be sent before one has landed.
@@ -111,15 +131,15 @@ impl UringSocket {
         self.flights.iter().all(|flight| flight.buffer.is_none())
     }
 
-    /// Sends at most 64 messages of `buffer`, and keeps the buffer until they are done.
+    /// Sends at most 128 messages of `buffer`, and keeps the buffer until they are done. Then `mark` comes back too.
     ///
     /// # Errors
     /// What io_uring_enter(2) says; the messages are then still under way.
     ///
     /// # Panics
     /// If there is no room, there are no messages or too many, or one is not within the buffer.
-    pub fn submit(&mut self, buffer: Box<[u8]>, messages: &[Message]) -> io::Result<()> {
-        assert!((1..=MESSAGE_COUNT_MAX).contains(&messages.len()), "1 to 64 messages");
+    pub fn submit(&mut self, buffer: Box<[u8]>, messages: &[Message], mark: u32) -> io::Result<()> {
+        assert!((1..=MESSAGE_COUNT_MAX).contains(&messages.len()), "1 to 128 messages");
         let index = self.flights.iter().position(|flight| flight.buffer.is_none()).expect("room for a burst");
         let flight = &mut self.flights[index];
         flight.batch.fill(&buffer, messages);
@@ -127,13 +147,14 @@ impl UringSocket {
         flight.messages.clear();
         flight.messages.extend_from_slice(messages);
         flight.failed.clear();
-        flight.under_way = messages.len();
+        flight.under_way = u128::MAX >> (u128::BITS as usize - messages.len());
+        flight.mark = mark;
         for (place, header) in flight.batch.headers().iter().take(messages.len()).enumerate() {
             let entry = opcode::SendMsg::new(SOCKET, &raw const header.msg_hdr).build().user_data(token(index, place));
             push(&mut self.ring, &entry);
         }
         match self.ring.submit() {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+            Err(error) if !passes(&error) => Err(error),
             _ => Ok(()),
         }
     }
@@ -150,10 +171,7 @@ impl UringSocket {
             self.reap();
         }
         let done = self.flights.iter_mut().find(|flight| flight.under_way == 0 && flight.buffer.is_some());
-        Ok(done.and_then(|flight| {
-            let failed = std::mem::take(&mut flight.failed);
-            flight.buffer.take().map(|buffer| Landed { buffer, failed })
-        }))
+        Ok(done.and_then(Flight::land))
     }
 
     fn has_landed(&self) -> bool {
@@ -164,7 +182,7 @@ impl UringSocket {
     fn wait(&mut self) -> io::Result<()> {
         let limit = types::Timespec::from(WAIT_MAX);
         match self.ring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&limit)) {
-            Err(error) if !matches!(error.raw_os_error(), Some(libc::EINTR | libc::ETIME)) => Err(error),
+            Err(error) if !passes(&error) => Err(error),
             _ => Ok(()),
         }
     }
@@ -173,7 +191,7 @@ impl UringSocket {
         for completion in self.ring.completion() {
             let (index, place) = parse_token(completion.user_data());
             let flight = &mut self.flights[index];
-            flight.under_way -= 1;
+            flight.under_way &= !(1 << place);
             if completion.result() < 0 {
                 flight.failed.push((flight.messages[place], -completion.result()));
             }
@@ -183,24 +201,54 @@ impl UringSocket {
 
 impl Drop for UringSocket {
     fn drop(&mut self) {
-        self.settle();
+        let _ = self.settle();
     }
 }
 
 impl UringSocket {
-    /// Waits until nothing is under way, for about a second at most.
-    fn settle(&mut self) {
+    /// Waits until nothing is under way, for about a second at most. Answers with what has not been sent, as far as anybody knows.
+    fn settle(&mut self) -> Vec<Landed> {
+        let mut unsent = Vec::new();
         for _ in 0..SETTLE_WAITS_MAX {
-            if self.is_idle() || self.land(true).is_err() {
+            match self.land(true) {
+                Ok(landed) => unsent.extend(landed.filter(|landed| !landed.failed.is_empty())),
+                Err(_) => break,
+            }
+            if self.is_idle() {
                 break;
             }
         }
-        // What the kernel may still read must not be freed: it is leaked, and the program is about to end anyway.
-        for flight in self.flights.iter_mut().filter(|flight| flight.buffer.is_some()) {
-            std::mem::forget(flight.buffer.take());
-            std::mem::forget(std::mem::replace(&mut flight.batch, Batch::new()));
+        for flight in &mut self.flights {
+            let left: Vec<_> = flight.left().map(|message| (message, libc::ECANCELED)).collect();
+            flight.failed.extend(left);
+            // What the kernel may still read must not be freed: it is leaked, once in a program's life at most.
+            let copy = flight.buffer.clone();
+            std::mem::forget(std::mem::replace(&mut flight.buffer, copy));
+            unsent.extend(flight.land().inspect(|_| {
+                std::mem::forget(std::mem::replace(&mut flight.batch, Batch::new()));
+            }));
         }
+        unsent
     }
+}
+
+impl Flight {
+    /// The messages that are under way.
+    fn left(&self) -> impl Iterator<Item = Message> {
+        let is_left = |place: usize| self.under_way >> place & 1 == 1;
+        self.messages.iter().enumerate().filter(move |(place, _)| is_left(*place)).map(|(_, message)| *message)
+    }
+
+    fn land(&mut self) -> Option<Landed> {
+        let buffer = self.buffer.take()?;
+        self.under_way = 0;
+        Some(Landed { buffer, failed: std::mem::take(&mut self.failed), mark: self.mark })
+    }
+}
+
+/// Whether the call works when it is made again: what was to be handed over stays queued in the ring.
+fn passes(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::ETIME | libc::EAGAIN | libc::EBUSY))
 }
 
 fn push(ring: &mut IoUring, entry: &squeue::Entry) {
@@ -260,9 +308,9 @@ mod tests {
             Message { start: 0, size: 2500, segment_size: 1000 },
             Message { start: 2500, size: 700, segment_size: 700 },
         ];
-        ring.submit(buffer.clone(), &messages).unwrap();
+        ring.submit(buffer.clone(), &messages, 7).unwrap();
         let landed = land_all(&mut ring);
-        assert_eq!((landed.len(), &landed[0].buffer, landed[0].failed.len()), (1, &buffer, 0));
+        assert_eq!((landed.len(), &landed[0].buffer, landed[0].failed.len(), landed[0].mark), (1, &buffer, 0, 7));
         let mut sizes = Vec::new();
         let deadline = clock::now().after(Duration::from_secs(5));
         while sizes.len() < 4 && clock::now() < deadline {
@@ -279,7 +327,7 @@ mod tests {
         let good = Message { start: 0, size: 100, segment_size: 100 };
         // Longer than any UDP datagram.
         let bad = Message { start: 0, size: 65_530, segment_size: 65_530 };
-        ring.submit(vec![0; 65_536].into_boxed_slice(), &[good, bad, good]).unwrap();
+        ring.submit(vec![0; 65_536].into_boxed_slice(), &[good, bad, good], 0).unwrap();
         let landed = land_all(&mut ring);
         assert_eq!(landed.len(), 1);
         assert_eq!(landed[0].failed, [(bad, libc::EMSGSIZE)]);
@@ -294,7 +342,7 @@ mod tests {
             while !ring.has_room() {
                 landed += usize::from(ring.land(true).unwrap().is_some());
             }
-            ring.submit(vec![0; 64].into_boxed_slice(), &[message]).unwrap();
+            ring.submit(vec![0; 64].into_boxed_slice(), &[message], 0).unwrap();
         }
         assert_eq!(landed + land_all(&mut ring).len(), 1000);
     }

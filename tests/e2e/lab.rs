@@ -3,7 +3,7 @@
 //! Every host is a network namespace with one interface, `eth0`, whose other end is a port of the bridge. Nothing outside the
 //! namespaces is touched, so that tests can run at the same time and beside anything else on the machine.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 /// Every namespace's name starts so; the process id and a number follow.
 const PREFIX: &str = "iotup-e2e";
-const TOOLS: [&str; 7] = ["ip", "nft", "ethtool", "python3", "setpriv", "mount", "umount"];
+const TOOLS: [&str; 10] = ["ip", "tc", "nft", "ethtool", "python3", "setpriv", "mount", "umount", "losetup", "cc"];
 /// The bridge's ports and the hosts' interfaces on it.
 const MAIN: &str = "eth0";
 
@@ -74,7 +74,12 @@ impl Host {
              add chain inet loss input {{ type filter hook input priority 0 ; }}; \
              add rule inet loss input udp dport 4242 numgen random mod 1000 < {per_mille} counter drop"
         );
-        succeed(Command::new("ip").args(["netns", "exec", &self.netns, "nft", &rule]));
+        self.filter(&rule);
+    }
+
+    /// Runs a command of nft(8) in this host's namespace.
+    pub(crate) fn filter(&self, rule: &str) {
+        succeed(Command::new("ip").args(["netns", "exec", &self.netns, "nft", rule]));
     }
 
     /// Writes a number of this namespace's, such as `net/ipv4/igmp_max_memberships` or a file of its sysfs.
@@ -153,6 +158,18 @@ impl Lab {
         }
     }
 
+    /// Puts a queue before the host's link that lets no more through than it is told (tc-tbf(8)).
+    pub(crate) fn squeeze(&self, host: &Host, queue: &[&str]) {
+        let tbf = ["-n", &host.netns, "qdisc", "add", "dev", MAIN, "root", "tbf"];
+        succeed(Command::new("tc").args(tbf).args(queue));
+    }
+
+    /// Sets how long packets on the host's link may be.
+    pub(crate) fn set_mtu(&self, host: &Host, mtu: u32) {
+        let set = ["-n", &host.netns, "link", "set", MAIN, "mtu"];
+        succeed(Command::new("ip").args(set).arg(mtu.to_string()));
+    }
+
     /// Lets the second processor do what the bridge has to do with this host's packets, which the sender would do otherwise.
     pub(crate) fn forward_on_second_processor(&self, host: &Host) {
         self.switch.write(&format!("/sys/class/net/{}/queues/rx-0/rps_cpus", port_of(host, MAIN)), "2");
@@ -163,6 +180,16 @@ impl Lab {
         let path = self.folder(name);
         let size = format!("size={bytes}");
         succeed(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "iotup-e2e"]).arg(&path));
+        Mount(path)
+    }
+
+    /// A file system that can clone files, in an image in this lab's folder.
+    pub(crate) fn cloning_disk(&self, name: &str) -> Mount {
+        let image = self.path(&format!("{name}.image"));
+        File::create_new(&image).and_then(|file| file.set_len(256 << 20)).expect("make an image");
+        succeed(Command::new("mkfs.btrfs").arg("--quiet").arg(&image));
+        let path = self.folder(name);
+        succeed(Command::new("mount").args(["-t", "btrfs", "-o", "loop"]).arg(&image).arg(&path));
         Mount(path)
     }
 
@@ -219,6 +246,27 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+/// A block device whose bytes are those of a file. It is taken away when this is dropped.
+pub(crate) struct BlockDevice(PathBuf);
+
+impl BlockDevice {
+    pub(crate) fn new(file: &Path) -> Self {
+        let output = Command::new("losetup").args(["--find", "--show"]).arg(file).output().expect("run losetup");
+        assert!(output.status.success(), "losetup: {}", String::from_utf8_lossy(&output.stderr));
+        Self(String::from_utf8_lossy(&output.stdout).trim().into())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for BlockDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("--detach").arg(&self.0).status();
     }
 }
 

@@ -1,19 +1,23 @@
 //! End-to-end tests: the real binaries, on real kernels' networks.
 //!
 //! Every test makes network namespaces of its own (`lab`), starts `iotupd` and `iotupc` in them (`run`), and takes all down
-//! again, even when it panics. They need root and `ip`, `nft`, `ethtool`, `python3` and `setpriv`, and fail where these are
-//! missing: `scripts/test` installs and runs them. Lines that begin with `figure |` are what `scripts/measure` prints.
+//! again, even when it panics. They need root and `ip`, `tc`, `nft`, `ethtool`, `python3`, `setpriv`, `losetup`, `mkfs.btrfs` and `cc`, and
+//! fail where these are missing: `scripts/test` installs and runs them. Lines that begin with `figure |` are what `scripts/measure` prints.
 
 // These tests live in real time: they wait for real processes.
 #![allow(clippy::disallowed_methods)]
 
+mod changes;
 mod errors;
+mod fallback;
 mod figures;
 mod files;
 mod garbage;
+mod icmp;
 mod lab;
 mod loss;
 mod output;
+mod resume;
 mod run;
 mod servers;
 mod source;

@@ -275,7 +275,11 @@ pub(crate) fn cpu_seconds(pid: u32) -> (f64, f64) {
 
 /// A server of this file, as the tests use it: its cache stays in the lab.
 pub(crate) fn serve(lab: &Lab, host: &Host, file: &Path, group: &str, options: &[&str]) -> Process {
-    let mut command = host.command(IOTUPD);
+    serve_by(host.command(IOTUPD), lab, file, group, options)
+}
+
+/// The same, by a command that becomes the server.
+pub(crate) fn serve_by(mut command: Command, lab: &Lab, file: &Path, group: &str, options: &[&str]) -> Process {
     command.args(["--json", "-i", "eth0", "--cache-dir"]).arg(lab.path("cache"));
     Process::spawn(command.args(options).arg(file).arg(group))
 }

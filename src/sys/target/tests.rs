@@ -313,6 +313,58 @@ fn zeroed_range_reads_as_zeroes_and_nothing_else_does() {
     assert_eq!(target.file.metadata().unwrap().len(), 100_000);
 }
 
+/// Bytes of storage that the file takes up.
+fn stored(target: &Target) -> u64 {
+    target.file.sync_all().unwrap();
+    target.file.metadata().unwrap().blocks() * 512
+}
+
+#[test]
+fn room_is_taken_block_by_block_and_given_back_with_a_hole() {
+    let (_folder, path) = folder();
+    let size = 130 * BLOCK_SIZE + 5;
+    let target = Target::create(&path, size, A).unwrap().target;
+    assert_eq!(stored(&target), 0, "nothing before the first byte");
+    target.write_run(3 * BLOCK_SIZE + 77, &[IoSlice::new(b"x")]).unwrap();
+    if !target.room.is_supported.load(Ordering::Relaxed) {
+        return;
+    }
+    assert!((BLOCK_SIZE..BLOCK_SIZE + 65_536).contains(&stored(&target)));
+    target.write_run(130 * BLOCK_SIZE, &[IoSlice::new(b"abcde")]).unwrap();
+    target.write_run(65 * BLOCK_SIZE - 1, &[IoSlice::new(b"two blocks")]).unwrap();
+    assert!((3 * BLOCK_SIZE..3 * BLOCK_SIZE + 131_072).contains(&stored(&target)));
+    assert_eq!(target.file.metadata().unwrap().len(), size);
+    for block in [3, 64, 65] {
+        assert!(target.room.is_taken(block));
+        target.zero(block * BLOCK_SIZE, BLOCK_SIZE).unwrap();
+        assert!(!target.room.is_taken(block));
+    }
+    assert!(stored(&target) < BLOCK_SIZE / 2);
+    target.write_run(64 * BLOCK_SIZE, &[IoSlice::new(b"again")]).unwrap();
+    assert!((BLOCK_SIZE..BLOCK_SIZE + 131_072).contains(&stored(&target)));
+}
+
+#[test]
+fn last_block_takes_no_room_beyond_the_end() {
+    let (_folder, path) = folder();
+    let target = Target::create(&path, BLOCK_SIZE + 1, A).unwrap().target;
+    target.write_run(BLOCK_SIZE, &[IoSlice::new(b"x")]).unwrap();
+    assert_eq!(target.file.metadata().unwrap().len(), BLOCK_SIZE + 1);
+    assert!(stored(&target) <= 65_536);
+}
+
+#[test]
+fn target_without_fallocate_is_written_all_the_same() {
+    let (_folder, path) = folder();
+    let target = Target::create(&path, 3 * BLOCK_SIZE, A).unwrap().target;
+    target.room.is_supported.store(false, Ordering::Relaxed);
+    target.write_run(BLOCK_SIZE, &[IoSlice::new(b"x")]).unwrap();
+    assert!(!target.room.is_taken(1));
+    assert!(stored(&target) <= 65_536);
+    target.zero(0, 3 * BLOCK_SIZE).unwrap();
+    assert_eq!(first_byte(&target), 0);
+}
+
 #[test]
 fn part_that_somebody_else_could_have_prepared_is_refused() {
     let (folder, path) = folder();

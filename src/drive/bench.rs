@@ -1,0 +1,395 @@
+//! What benches and the allocation test see of the two loops: the real pieces, driven a number of packets at a time. No program
+//! uses this, and nothing here is stable.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock, mpsc};
+use std::time::Duration;
+
+use super::kept::KeptSymbols;
+use super::line::{EngineChoice, Line};
+use super::repair::Repair;
+use super::virtual_server::{Common, Published, Trouble, VirtualServer};
+use super::{choose, runs, serve};
+use crate::digest::{ObjectTree, block_value, zero_block_value};
+use crate::failure::{Exit, Failure};
+use crate::limits::{BLOCK_SIZE, GSO_MESSAGE_SIZE_MAX, HEADER_SIZE, RECEIVE_BATCH};
+use crate::receiver::{Action, Receiver, ReceiverConfig, Verdict, plain_memory};
+use crate::sender::{Fec, Outgoing, Pacing, Sender, SenderConfig, Step};
+use crate::sys::{Interface, Message, Scratch, SendOptions, SendSocket, SourceFile, SourceMap, Target, clock};
+use crate::types::{BlockIndex, SymbolSize, Time};
+
+/// The payload of full data packets: what fills an MTU of 1500.
+pub const SYMBOL_SIZE: u16 = 1408;
+/// Bytes of a full datagram.
+pub const DATAGRAM_SIZE: usize = HEADER_SIZE + SYMBOL_SIZE as usize;
+/// Full datagrams of a full GSO message.
+pub const SEGMENT_COUNT: usize = GSO_MESSAGE_SIZE_MAX / DATAGRAM_SIZE;
+/// Messages of one system call of the blast.
+const BLAST_MESSAGE_COUNT: usize = 16;
+/// Datagrams of one batch of the receiver: a full batch of full GSO messages.
+const BATCH_DATAGRAM_COUNT: usize = RECEIVE_BATCH * SEGMENT_COUNT;
+
+/// Where to send.
+#[derive(Clone, Debug)]
+pub struct Way {
+    interface: Interface,
+    group: SocketAddr,
+}
+
+impl Way {
+    /// To `group`, from the interface of that name.
+    ///
+    /// # Errors
+    /// If there is no such interface.
+    pub fn new(interface: &str, group: SocketAddr) -> Result<Self, Failure> {
+        Ok(Self { interface: choose::interface(Some(interface), None)?, group })
+    }
+
+    fn socket(&self) -> Result<SendSocket, Failure> {
+        SendSocket::open(&SendOptions {
+            group: self.group,
+            interface_index: self.interface.index,
+            bind_addr: choose::source_address(&self.interface, self.group),
+            hops: 1,
+        })
+    }
+}
+
+/// The most that a socket can do: the same 64 KiB again and again, by GSO, with no thought for what they are.
+#[derive(Debug)]
+pub struct Blast {
+    socket: SendSocket,
+    buffer: Vec<u8>,
+    messages: Vec<Message>,
+}
+
+impl Blast {
+    /// # Errors
+    /// If the socket cannot be opened.
+    pub fn new(way: &Way) -> Result<Self, Failure> {
+        let socket = way.socket()?;
+        let size = SEGMENT_COUNT * DATAGRAM_SIZE;
+        let message = Message { start: 0, size, segment_size: DATAGRAM_SIZE };
+        Ok(Self { socket, buffer: vec![0x5a; size], messages: vec![message; BLAST_MESSAGE_COUNT] })
+    }
+
+    /// Sends at least so many datagrams of [`DATAGRAM_SIZE`] bytes, in whole messages, and answers with their number.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn send_packets(&mut self, count: u64) -> io::Result<u64> {
+        let mut sent = 0;
+        while sent < count {
+            sent += self.socket.send(&self.buffer, &self.messages)? as u64 * SEGMENT_COUNT as u64;
+        }
+        Ok(sent)
+    }
+
+    /// The same, but every payload is copied from `content` first, on from symbol `next`: what no sender that copies can beat.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    ///
+    /// # Panics
+    /// If the object has no full symbol.
+    pub fn send_copies(&mut self, content: &Object, next: &mut usize, count: u64) -> io::Result<u64> {
+        let symbols = content.content.as_chunks::<{ SYMBOL_SIZE as usize }>().0;
+        let mut sent = 0;
+        while sent < count {
+            for datagram in self.buffer.chunks_exact_mut(DATAGRAM_SIZE) {
+                datagram[HEADER_SIZE..].copy_from_slice(&symbols[*next % symbols.len()]);
+                *next += 1;
+            }
+            sent += self.socket.send(&self.buffer, &self.messages[..1])? as u64 * SEGMENT_COUNT as u64;
+        }
+        Ok(sent)
+    }
+}
+
+/// A mapped file with what is needed to send it.
+#[derive(Debug)]
+pub struct Object {
+    content: SourceMap,
+    tree: Arc<ObjectTree>,
+    manifest_text: Vec<u8>,
+}
+
+impl Object {
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn open(path: &Path) -> Result<Self, Failure> {
+        let file = SourceFile::open(path)?;
+        let content = file.map()?;
+        let blocks = || (0..).map(BlockIndex).zip(content.chunks(BLOCK_SIZE as usize));
+        let values = blocks().map(|(block, bytes)| block_value(file.size(), block, bytes)).collect::<Vec<_>>();
+        let zero = blocks().zip(&values).map(|((block, _), value)| *value == zero_block_value(file.size(), block));
+        let zero = zero.collect();
+        let tree = Arc::new(ObjectTree::new(file.size(), values, zero));
+        let manifest = serve::manifest_members(&file, path, &tree).manifest().map_err(|refusal| {
+            Failure::new(Exit::BadData, format!("describe {}", path.display()), refusal.to_string())
+        })?;
+        Ok(Self { manifest_text: manifest.to_text().into_bytes(), content, tree })
+    }
+
+    fn sender(&self, pacing: Pacing, fec: Fec) -> Sender {
+        let config = SenderConfig {
+            symbol_size: SymbolSize::new(SYMBOL_SIZE).expect("a symbol size"),
+            payload_size_max: u32::from(SYMBOL_SIZE),
+            ip_overhead: 28,
+            pacing,
+            start_ppm: 0,
+            fec,
+            passes: None,
+            manifest_text: self.manifest_text.clone(),
+        };
+        Sender::new(Arc::clone(&self.tree), &config).expect("every packet fits 1500 bytes")
+    }
+}
+
+/// How to send an object.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner {
+    /// By which engine.
+    pub engine: EngineChoice,
+    /// How fast.
+    pub pacing: Pacing,
+    /// How many repair symbols, in percent, and in which order all goes.
+    pub fec: Fec,
+}
+
+/// A virtual server that is run by the calling thread.
+#[derive(Debug)]
+pub struct OurSender<'a> {
+    server: VirtualServer<'a>,
+    engine: &'static str,
+}
+
+impl OurSender<'_> {
+    /// Calls `body` with a virtual server that sends the object of the file at `path`, of which all repair symbols are there.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn with<R>(
+        way: &Way,
+        path: &Path,
+        manner: Manner,
+        body: impl FnOnce(&mut OurSender<'_>) -> R,
+    ) -> Result<R, Failure> {
+        let object = Object::open(path)?;
+        let sender = object.sender(manner.pacing, manner.fec);
+        let count = usize::try_from(sender.carousel().round_length()).expect("the packets of a mapped file");
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let common = Common {
+            content: object.content,
+            repair: Repair::new(std::slice::from_ref(&sender), Some(folder.to_owned()))?,
+            hashes: Scratch::new(folder, count).ok(),
+            stop: AtomicBool::new(false),
+            start: OnceLock::new(),
+        };
+        // The threads end when all is computed, and with them the scope.
+        std::thread::scope(|scope| common.repair.spawn(scope, &common.content, &common.stop, 0))?;
+        clock::set_timer_slack();
+        let (published, (events, _inbox)) = (Published::default(), mpsc::channel());
+        let socket = way.socket()?;
+        let gso = socket.gso();
+        let line = Line::new(socket, manner.engine, format!("send to {}", way.group))?;
+        let engine = line.engine_name();
+        let server = VirtualServer::new(sender, line, gso, &common, &published, &events);
+        Ok(body(&mut OurSender { server, engine }))
+    }
+
+    /// The engine in use.
+    #[must_use]
+    pub fn engine_name(&self) -> &'static str {
+        self.engine
+    }
+
+    /// Sends at least so many packets, of all kinds, in whole bursts, each with the wait that follows; answers with their number.
+    ///
+    /// # Errors
+    /// If it cannot go on.
+    pub fn send_packets(&mut self, count: u64) -> Result<u64, Failure> {
+        let before = self.packets();
+        while self.packets() - before < count {
+            let is_done = self.server.turn().map_err(|trouble| match trouble {
+                Trouble::Failed(failure) => failure,
+                Trouble::Torn => Failure::new(Exit::Io, "send a file", "it was changed while it was being sent"),
+            })?;
+            assert!(!is_done, "an endless carousel");
+        }
+        Ok(self.packets() - before)
+    }
+
+    /// Sends for so long without being asked how much: what comes after it is steady.
+    ///
+    /// # Errors
+    /// If it cannot go on.
+    pub fn settle(&mut self, time: Duration) -> Result<(), Failure> {
+        let end = clock::now().after(time);
+        while clock::now() < end {
+            self.send_packets(1)?;
+        }
+        Ok(())
+    }
+
+    /// The packets of one pass over the object.
+    #[must_use]
+    pub fn round_length(&self) -> u64 {
+        self.server.sender().carousel().round_length()
+    }
+
+    /// The time for which it was held up beyond what it could catch up: the machine had no time for it.
+    #[must_use]
+    pub fn lost(&self) -> Duration {
+        self.server.sender().pacer().lost()
+    }
+
+    fn packets(&self) -> u64 {
+        let counts = self.server.sender().counts();
+        counts.data + counts.manifest + counts.hashes
+    }
+}
+
+/// The packets of some passes, in the order in which a server sends them.
+#[derive(Debug)]
+pub struct Recording {
+    bytes: Vec<u8>,
+    /// Where each packet ends.
+    ends: Vec<usize>,
+    size: u64,
+}
+
+impl Recording {
+    /// Records the packets of one pass over the file at `path`, of all kinds, in their order; repair symbols are left out.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn of_one_pass(path: &Path, fec: Fec) -> Result<Self, Failure> {
+        let object = Object::open(path)?;
+        let mut sender = object.sender(Pacing::Unpaced, fec);
+        let mut recording = Self { bytes: Vec::new(), ends: Vec::new(), size: object.tree.size().bytes() };
+        // Time goes on, so that there are manifests among them.
+        let mut now = Time::from_nanos(0);
+        let content: &[u8] = &object.content;
+        let (layout, block_count) = (*sender.carousel().layout(), object.tree.size().block_count());
+        let sent = (0..block_count).map(BlockIndex).filter(|&block| !object.tree.is_zero(block));
+        let mut left: u64 = sent.map(|block| u64::from(layout.source_symbol_count(block))).sum();
+        while left > 0 {
+            now = now.after(Duration::from_micros(1));
+            let Step::Send(outgoing) = sender.poll(now) else { panic!("an unpaced sender always has a packet") };
+            if let Outgoing::Data { block, esi, .. } = outgoing {
+                if esi.0 >= layout.source_symbol_count(block) {
+                    continue;
+                }
+                // A round has every symbol once.
+                left -= 1;
+            }
+            let start = recording.bytes.len();
+            recording.bytes.resize(start + sender.packet_size(&outgoing), 0);
+            sender.compose(&outgoing, content, &[], &mut recording.bytes[start..]);
+            recording.ends.push(recording.bytes.len());
+        }
+        Ok(recording)
+    }
+
+    /// How many packets there are.
+    #[must_use]
+    pub fn packet_count(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The size of the object in bytes.
+    #[must_use]
+    pub fn object_size(&self) -> u64 {
+        self.size
+    }
+
+    fn batches(&self) -> impl Iterator<Item = impl Iterator<Item = (SocketAddr, &[u8])>> {
+        let from = SocketAddr::from(([192, 0, 2, 1], 4000));
+        let starts = (0..self.ends.len()).step_by(BATCH_DATAGRAM_COUNT);
+        starts.map(move |first| {
+            let last = self.ends.len().min(first + BATCH_DATAGRAM_COUNT);
+            (first..last).map(move |index| {
+                let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+                (from, &self.bytes[start..self.ends[index]])
+            })
+        })
+    }
+}
+
+/// Where a replay puts the symbols.
+#[derive(Debug)]
+pub enum Sink {
+    /// Into memory, one by one.
+    Memory(Vec<u8>),
+    /// Into a file, run by run, as the program does.
+    File(Target),
+}
+
+/// The receiver's machine with a sink.
+#[derive(Debug)]
+pub struct Replay {
+    receiver: Receiver,
+    sink: Sink,
+    kept: KeptSymbols,
+    now: Time,
+}
+
+impl Replay {
+    /// A receiver that has accepted the recording's manifest. With `folder`, it writes to a file there, else to memory.
+    ///
+    /// # Errors
+    /// If the file cannot be made.
+    pub fn new(recording: &Recording, folder: Option<&Path>) -> Result<Self, Failure> {
+        let now = Time::from_nanos(1);
+        let config = ReceiverConfig { size_max: u64::MAX, timeout: None, idle_timeout: None, decode: true };
+        let mut receiver = Receiver::new(now, config);
+        let (from, manifest) = recording.batches().flatten().next().expect("a recording begins with the manifest");
+        let _ = receiver.handle_datagram(now, from, manifest);
+        let Some(Action::Prepare { manifest, word_count, .. }) = receiver.poll_action() else {
+            panic!("a recording begins with the manifest")
+        };
+        let size = manifest.size.bytes();
+        let sink = match folder {
+            // Not zeroes: those pages would come only when they are written to.
+            None => Sink::Memory(vec![1; usize::try_from(size).expect("an object that was in memory")]),
+            Some(folder) => {
+                let id = manifest.key().id.to_string();
+                Sink::File(Target::create(&folder.join("replay"), size, &id)?.target)
+            }
+        };
+        let _ = receiver.handle_prepared(now, false, plain_memory(word_count));
+        Ok(Self { receiver, sink, kept: KeptSymbols::default(), now })
+    }
+
+    /// Takes every packet; answers with the bytes of the symbols that were stored.
+    ///
+    /// # Errors
+    /// What the kernel says of a write.
+    pub fn take_all(&mut self, recording: &Recording) -> io::Result<u64> {
+        self.take_batches(recording, 0, usize::MAX)
+    }
+
+    /// The same with `count` batches from `first` on.
+    ///
+    /// # Errors
+    /// What the kernel says of a write.
+    pub fn take_batches(&mut self, recording: &Recording, first: usize, count: usize) -> io::Result<u64> {
+        let now = self.now;
+        for batch in recording.batches().skip(first).take(count) {
+            match &mut self.sink {
+                Sink::File(target) => runs::take(&mut self.receiver, Some(target), &mut self.kept, now, batch)?,
+                Sink::Memory(memory) => batch.for_each(|(from, datagram)| {
+                    let Verdict::Store(store) = self.receiver.handle_datagram(now, from, datagram) else { return };
+                    let start = usize::try_from(store.offset).expect("an object in memory");
+                    memory[start..start + usize::from(store.size)].copy_from_slice(&datagram[HEADER_SIZE..]);
+                    self.receiver.handle_stored(&[store]);
+                }),
+            }
+        }
+        Ok(self.receiver.progress().held)
+    }
+}
