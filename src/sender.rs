@@ -41,7 +41,7 @@ pub struct SenderConfig {
     pub ip_overhead: u32,
     /// How fast.
     pub pacing: Pacing,
-    /// The first position, in millionths of the positions where senders start.
+    /// The first position, in millionths of the round.
     pub start_ppm: u32,
     /// Repair symbols and the order of all.
     pub fec: Fec,
@@ -169,11 +169,9 @@ impl Sender {
             (0, groups) => groups.max(1),
             (length, _) => length,
         };
-        // A last pass that ends is shared without gap or overlap; one that never ends begins among source symbols.
-        let span = if config.passes.is_some() { carousel.round_length().max(1) } else { carousel.start_span() };
-        let start = (Carousel::position_at(span, config.start_ppm) + share.start_of(span)) % span;
+        let start = carousel.position_at(config.start_ppm) + share.start_of(carousel.round_length());
         Ok(Self {
-            cursor: (carousel.cycle_length() > 0).then(|| carousel.cursor_at(start)),
+            cursor: (carousel.cycle_length() > 0).then(|| carousel.cursor_at(start % carousel.cycle_length())),
             outside: None,
             next_group: 0,
             manifest_every: pass_length.min(MANIFEST_EVERY),

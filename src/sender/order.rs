@@ -93,20 +93,6 @@ impl Order {
         self.round_count
     }
 
-    /// From the beginning so many positions, at least 1, have a source symbol, or all but a few of them.
-    pub(super) fn source_span(&self) -> u64 {
-        let first = &self.visits[0];
-        if self.shape.block_count() > self.shape.window_blocks {
-            return (self.shape.full_count * size(&first.full) + size(&first.last)).max(1);
-        }
-        let rows = self.shape.full_source_count / self.shape.run;
-        let window = self.window(first, 0);
-        match window.row_start(rows) {
-            0 => self.length.max(1),
-            span => span,
-        }
-    }
-
     /// The place at `position`, which must be less than [`Self::length`].
     pub(super) fn locate(&self, position: u64) -> Place {
         assert!(position < self.length, "a position of the order");
@@ -321,7 +307,6 @@ mod tests {
         };
         let order = Order::new(shape);
         assert_eq!((order.round_count(), order.length()), (1, 63 * 1118 + 12));
-        assert_eq!(order.source_span(), 63 * 736 + 12);
         assert_eq!(order.locate(0), Place { rank: 0, esi: 0, left: 16 });
         assert_eq!(order.locate(63 * 16 + 5), Place { rank: 63, esi: 5, left: 7 });
         // The second row begins with the second block, and has no symbol of the last.
