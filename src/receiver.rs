@@ -354,9 +354,9 @@ impl Receiver {
     ///
     /// # Panics
     /// If the memory does not have as many words as were asked for.
-    pub fn handle_remapped(&mut self, memory: Box<dyn SlotMemory>) {
+    pub fn handle_remapped(&mut self, now: Time, memory: Box<dyn SlotMemory>) {
         if let Phase::Receiving(object) = &mut self.phase {
-            object.remapped(memory);
+            object.remapped(now, memory);
         }
     }
 
@@ -385,6 +385,12 @@ impl Receiver {
     #[must_use]
     pub fn keeps(&self, kept: Kept) -> bool {
         matches!(&self.phase, Phase::Receiving(object) if object.blocks.keeps(kept))
+    }
+
+    /// An interval ends in which this host dropped so many packets or buffers, before anybody could judge them: what streams lost in it is
+    /// put down to the host. To be called several times a second, with 0 as well.
+    pub fn handle_host_drops(&mut self, count: u64) {
+        self.senders.end_interval(count > 0);
     }
 
     /// The next piece of work, if there is any. The caller bounds how many it has under way.

@@ -61,7 +61,7 @@ const ALL: &[&str] = &[
 ];
 
 /// The tests of a machine may drive it by its counterpart: the receiver's by a real sender, and do what `drive` does around it.
-const TESTS_MAY_USE_AS_WELL: [(&str, &str); 2] = [("receiver", "sender"), ("receiver", "fec")];
+const TESTS_MAY_USE_AS_WELL: [(&str, &str); 3] = [("receiver", "sender"), ("receiver", "fec"), ("sender", "fec")];
 
 /// The modules that are functions of what they are given.
 const PROTOCOL: [&str; 11] =

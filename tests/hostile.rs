@@ -179,7 +179,7 @@ fn hostile_datagram(random: &mut Random, world: &World) -> Vec<u8> {
 fn change(random: &mut Random, world: &World, datagram: &mut Vec<u8>) {
     let head_end = datagram.len().min(HEADER_SIZE);
     let payload_size = datagram.len() - head_end;
-    match random.below(10) {
+    match random.below(11) {
         0..=3 => {
             let &(at, size) = random.pick(&FIELDS);
             let value = match random.below(5) {
@@ -213,6 +213,12 @@ fn change(random: &mut Random, world: &World, datagram: &mut Vec<u8>) {
         8 => {
             let more = if random.one_in(2) { random.below(70) } else { random.below(9000) };
             datagram.extend(random.bytes(more));
+        }
+        // A symbol of the last block, which has but a few.
+        9 if payload_size > 0 => {
+            let (esi, size) = (random.below(8) as u8, *random.pick(&[704, 512]));
+            datagram[30..36].copy_from_slice(&[0, esi, 0, 0, 0, 2]);
+            datagram.resize(HEADER_SIZE + size, 7);
         }
         _ => {
             let other = random.pick(&world.packets);
@@ -339,7 +345,7 @@ impl<'a> Victim<'a> {
             word.store(if random.one_in(3) { random.next() as u32 } else { 0 }, Ordering::Relaxed);
         }
         if self.is_prepared {
-            return self.receiver.handle_remapped(memory);
+            return self.receiver.handle_remapped(self.now, memory);
         }
         self.is_prepared = true;
         let early = self.receiver.handle_prepared(self.now, random.one_in(2), memory);

@@ -54,11 +54,12 @@ mod tests {
             assert!(symbols.size <= KEPT_SIZE_MAX);
             assert_eq!(symbols.size, symbols.payloads.len() * payload.len());
         }
-        let last = *symbols.payloads.keys().last().unwrap();
-        let size = symbols.size;
-        assert!(symbols.keep(&receiver, last, &payload[1..]), "one that comes again replaces the one before");
-        assert_eq!((symbols.take(last).unwrap().len(), symbols.size), (8895, size - 8896));
-        assert_eq!(symbols.take(last), None);
-        assert!(!symbols.keep(&receiver, last, &vec![0; KEPT_SIZE_MAX + 1]));
+        let mut symbols = KeptSymbols::default();
+        let [first, second] = [1, 2].map(|block| Kept { block: BlockIndex(block), esi: Esi(1) });
+        assert!(symbols.keep(&receiver, first, &payload) && symbols.keep(&receiver, second, &payload));
+        assert!(symbols.keep(&receiver, first, &payload[1..]), "one that comes again replaces the one before");
+        assert_eq!((symbols.take(first).unwrap().len(), symbols.size), (8895, 8896));
+        assert_eq!(symbols.take(first), None);
+        assert!(!symbols.keep(&receiver, first, &vec![0; KEPT_SIZE_MAX + 1]));
     }
 }

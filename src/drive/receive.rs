@@ -25,6 +25,8 @@ use crate::types::{SymbolSize, Time};
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// Between two looks at what the verifying threads have done while nothing comes.
 const WORK_INTERVAL: Duration = Duration::from_millis(1);
+/// Loss in an interval in which this host dropped packets is put down to the host.
+const DROPS_INTERVAL: Duration = Duration::from_millis(100);
 /// Ranges of missing bytes that are listed at most.
 const MISSING_COUNT_MAX: usize = 1000;
 /// Memory for the bookkeeping of one block with the smallest symbols, rounded up.
@@ -89,6 +91,7 @@ pub fn receive(options: &ReceiveFileOptions, report: &mut Report) -> Result<Exit
         accepted: now,
         rate: Rate { at: now, held: 0, bits_per_second: 0.0 },
         said_host_drops: false,
+        drops: HostDrops { at: now, buffers: 0 },
     };
     let outcome = transfer.run();
     transfer.finish(outcome)
@@ -140,6 +143,33 @@ impl SlotMemory for SlotMap {
     }
 }
 
+/// What the kernel had dropped when the last interval ended.
+struct HostDrops {
+    at: Time,
+    buffers: u32,
+}
+
+/// Packets of all streams together.
+#[derive(Default)]
+struct Loss {
+    received: u64,
+    /// Lost on the way.
+    lost: u64,
+    /// Dropped by this host.
+    lost_host: u64,
+}
+
+impl Loss {
+    /// What people are told.
+    fn text(&self) -> String {
+        let percent = |part: u64| 100.0 * part as f64 / (self.received + self.lost + self.lost_host).max(1) as f64;
+        match self.lost_host {
+            0 => format!("loss {:.2} %", percent(self.lost)),
+            host => format!("loss {:.2} % on the way and {:.2} % on this host", percent(self.lost), percent(host)),
+        }
+    }
+}
+
 struct Transfer<'a> {
     options: &'a ReceiveFileOptions,
     interface: String,
@@ -153,6 +183,7 @@ struct Transfer<'a> {
     accepted: Time,
     rate: Rate,
     said_host_drops: bool,
+    drops: HostDrops,
 }
 
 impl Transfer<'_> {
@@ -170,6 +201,7 @@ impl Transfer<'_> {
             runs::take(&mut self.receiver, self.target.as_deref(), &mut self.kept, now, datagrams)
                 .map_err(|error| self.write_failure(&error))?;
             self.work(now)?;
+            self.count_host_drops(now);
             self.receiver.handle_timeout(now);
             if let Some(outcome) = self.act(now)? {
                 return Ok(outcome);
@@ -229,7 +261,7 @@ impl Transfer<'_> {
                 }
                 Action::Remap { word_count } => {
                     let memory = self.slot_memory(word_count)?;
-                    self.receiver.handle_remapped(memory);
+                    self.receiver.handle_remapped(now, memory);
                 }
                 Action::Commit => return Ok(Some(Outcome::Verified)),
                 Action::GiveUp(reason) => return Ok(Some(Outcome::GaveUp(reason))),
@@ -300,6 +332,19 @@ impl Transfer<'_> {
         Ok(Box::new(SlotMap(file)))
     }
 
+    fn count_host_drops(&mut self, now: Time) {
+        if now.since(self.drops.at) >= DROPS_INTERVAL {
+            self.end_drops_interval(now);
+        }
+    }
+
+    fn end_drops_interval(&mut self, now: Time) {
+        let buffers = self.socket.dropped_buffers();
+        // The kernel counts modulo 2^32.
+        self.receiver.handle_host_drops(u64::from(buffers.wrapping_sub(self.drops.buffers)));
+        self.drops = HostDrops { at: now, buffers };
+    }
+
     /// Says what there is to say.
     fn tell(&mut self, now: Time) {
         while let Some(notice) = self.receiver.poll_notice() {
@@ -323,23 +368,24 @@ impl Transfer<'_> {
     fn show_progress(&mut self, now: Time) {
         let progress = self.receiver.progress();
         self.rate.update(now, progress.held);
-        let (received, lost) = self.loss();
+        let loss = self.loss();
         let left = 8.0 * progress.size.saturating_sub(progress.held) as f64 / self.rate.bits_per_second;
         let text = format!(
-            "{} of {}, {}, {} left, loss {:.2} %",
+            "{} of {}, {}, {} left, {}",
             report::bytes(progress.held),
             report::bytes(progress.size),
             report::rate(self.rate.bits_per_second),
             report::span(left),
-            loss_percent(received, lost)
+            loss.text()
         );
         let fields = json!({
             "size": progress.size,
             "held": progress.held,
             "blocks": progress.blocks,
             "blocks_verified": progress.blocks_verified,
-            "received": received,
-            "lost": lost,
+            "received": loss.received,
+            "lost": loss.lost,
+            "lost_host": loss.lost_host,
             "seconds": now.since(self.started).as_secs_f64(),
         });
         self.report.progress(now, "progress", fields, progress.held, progress.size, text);
@@ -373,15 +419,18 @@ impl Transfer<'_> {
         }
     }
 
-    /// Packets received and lost of all streams together.
-    fn loss(&self) -> (u64, u64) {
-        let senders = self.receiver.senders().iter();
-        senders.fold((0, 0), |(received, lost), sender| (received + sender.loss.received, lost + sender.loss.lost))
+    fn loss(&self) -> Loss {
+        self.receiver.senders().iter().fold(Loss::default(), |all, sender| Loss {
+            received: all.received + sender.loss.received,
+            lost: all.lost + sender.loss.lost,
+            lost_host: all.lost_host + sender.loss.lost_host,
+        })
     }
 
     fn finish(mut self, outcome: Result<Outcome, Failure>) -> Result<Exit, Failure> {
         self.report.clear();
         let verified = clock::now();
+        self.end_drops_interval(verified);
         let result = match outcome {
             Ok(Outcome::Verified) => self.commit(),
             Ok(Outcome::GaveUp(reason)) => Err(self.give_up_failure(reason)),
@@ -400,13 +449,12 @@ impl Transfer<'_> {
         };
         let fields = self.figures(exit, &message, verified, synced);
         let line = self.receiver.manifest().map(|manifest| {
-            let (received, lost) = self.loss();
             format!(
-                "{}: complete and verified, {} in {seconds:.1} s (received at {}), loss {:.2} %, blake3 {}, not authenticated",
+                "{}: complete and verified, {} in {seconds:.1} s (received at {}), {}, blake3 {}, not authenticated",
                 shown(&self.options.file),
                 report::bytes(size),
                 report::rate(8.0 * self.receiver.counts().bytes as f64 / seconds.max(1e-3)),
-                loss_percent(received, lost),
+                self.loss().text(),
                 manifest.digest
             )
         });
@@ -472,6 +520,7 @@ impl Transfer<'_> {
                 "channel": sender.channel.0,
                 "received": sender.loss.received,
                 "lost": sender.loss.lost,
+                "lost_host": sender.loss.lost_host,
                 "duplicates": sender.loss.duplicates,
                 "late": sender.loss.late,
                 "restarts": sender.loss.restarts,
@@ -517,8 +566,4 @@ impl Transfer<'_> {
 fn disk_failure(verb: &str, target: &Option<Arc<Target>>, error: &io::Error) -> Failure {
     let path = target.as_ref().map(|target| shown(target.part_path())).unwrap_or_default();
     Failure::io(Exit::Io, format!("{verb} {path}"), error).remedy("it is kept: run again to resume")
-}
-
-fn loss_percent(received: u64, lost: u64) -> f64 {
-    100.0 * lost as f64 / (received + lost).max(1) as f64
 }

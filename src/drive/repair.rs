@@ -159,17 +159,145 @@ fn slots(folder: &Path, layout: &Layout, blocks: &[BlockIndex], percent: u16) ->
     let _ = DirBuilder::new().recursive(true).mode(0o700).create(folder);
     let free = free_space(folder).map_err(|error| failed(&error))?;
     let size = |percent| slot_size(layout, blocks, percent) as u64 * blocks.len() as u64;
-    if size(percent) > free {
-        let cause = format!("{} are needed, {} are free", report::bytes(size(percent)), report::bytes(free));
-        let largest = (0..percent).rev().find(|&percent| size(percent) <= free).unwrap_or(0);
-        let remedy = format!("there is room for --fec {largest}%, or see --cache-dir");
-        return Err(Failure::new(Exit::CannotCreate, what(), cause).remedy(remedy));
-    }
+    check_room(what, size, percent, free)?;
     ScratchSlots::new(folder, blocks.len(), slot_size(layout, blocks, percent)).map_err(|error| failed(&error))
+}
+
+fn check_room(what: impl Fn() -> String, size: impl Fn(u16) -> u64, percent: u16, free: u64) -> Result<(), Failure> {
+    if size(percent) <= free {
+        return Ok(());
+    }
+    let cause = format!("{} are needed, {} are free", report::bytes(size(percent)), report::bytes(free));
+    let largest = (0..percent).rev().find(|&percent| size(percent) <= free).unwrap_or(0);
+    let remedy = format!("there is room for --fec {largest}%; or name another folder with --cache-dir");
+    Err(Failure::new(Exit::CannotCreate, what(), cause).remedy(remedy))
 }
 
 /// The bytes of all repair symbols of the block that has most. All blocks but the object's last are alike.
 fn slot_size(layout: &Layout, blocks: &[BlockIndex], percent: u16) -> usize {
     let size = |&block| usize::from(layout.repair_symbol_count(block, percent)) * usize::from(layout.shard_size(block));
     blocks.first().into_iter().chain(blocks.last()).map(size).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::drive::digest_file::{self, CacheFolder};
+    use crate::drive::report::Report;
+    use crate::sender::{Fec, Pacing, SenderConfig, Share};
+    use crate::sys::SourceFile;
+    use crate::types::SymbolSize;
+
+    const MIB: usize = 1 << 20;
+
+    /// A file of five blocks of which the second is all zeroes, what `server_count` virtual servers are made of, and its bytes.
+    fn object(folder: &Path, percent: u16, server_count: u32) -> (SourceFile, Vec<Sender>, Vec<u8>) {
+        let path = folder.join("object");
+        let byte = |i: usize| if i / MIB == 1 { 0 } else { ((i * i) >> 7) as u8 | 1 };
+        let bytes: Vec<_> = (0..4 * MIB + 5000).map(byte).collect();
+        fs::write(&path, &bytes).unwrap();
+        let file = SourceFile::open(&path).unwrap();
+        let mut report = Report::new("test", false);
+        let tree = Arc::new(digest_file::tree(&file, &path, &CacheFolder::default(), &mut report).unwrap());
+        let config = SenderConfig {
+            symbol_size: SymbolSize::new(1408).unwrap(),
+            payload_size_max: 1408,
+            ip_overhead: 28,
+            pacing: Pacing::Unpaced,
+            start_ppm: 0,
+            fec: Fec::new(percent),
+            passes: None,
+            manifest_text: b"{}".to_vec(),
+        };
+        let shares = (0..server_count).filter_map(|index| Share::new(index, server_count));
+        let senders = shares.map(|share| Sender::with_share(Arc::clone(&tree), &config, share).unwrap()).collect();
+        (file, senders, bytes)
+    }
+
+    /// Runs the encoders to their end.
+    fn run(repair: &Repair, source: &SourceMap, stop: &AtomicBool) {
+        std::thread::scope(|scope| repair.spawn(scope, source, stop, 1)).unwrap();
+    }
+
+    #[test]
+    fn every_block_that_is_sent_gets_its_repair_symbols() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, senders, bytes) = object(folder.path(), 30, 3);
+        let cache = folder.path().join("not/there/yet");
+        let (repair, source) = (Repair::new(&senders, Some(cache)).unwrap(), file.map().unwrap());
+        let symbols = Symbols { source: &source, repair: &repair };
+        assert!((0..4).all(|rank| symbols.repair(SentBlock(rank)).is_none()), "none before it is computed");
+        run(&repair, &source, &AtomicBool::new(false));
+        let layout = senders[0].carousel().layout();
+        for (rank, block) in [0, 2, 3, 4].into_iter().enumerate() {
+            let count = layout.repair_symbol_count(BlockIndex(block), 30);
+            let mut expected = vec![0; usize::from(count) * 1408];
+            let part = bytes.chunks(MIB).nth(block as usize).unwrap();
+            Encoder::new().encode(layout, BlockIndex(block), part, count, &mut expected);
+            let made = symbols.repair(SentBlock(rank as u32)).expect("it is computed");
+            assert!(made.starts_with(&expected), "block {block}");
+        }
+        assert_eq!(symbols.repair(SentBlock(4)), None);
+        assert!(symbols.source() == bytes);
+    }
+
+    #[test]
+    fn nothing_is_computed_after_the_stop_or_without_repair_symbols() {
+        let folder = tempfile::tempdir().unwrap();
+        for (percent, is_stopped) in [(30, true), (0, false)] {
+            let (file, senders, _) = object(folder.path(), percent, 1);
+            let (repair, source) = (Repair::new(&senders, None).unwrap(), file.map().unwrap());
+            run(&repair, &source, &AtomicBool::new(is_stopped));
+            let symbols = Symbols { source: &source, repair: &repair };
+            assert!((0..4).all(|rank| symbols.repair(SentBlock(rank)).is_none()));
+        }
+    }
+
+    #[test]
+    fn source_that_is_cut_short_makes_no_repair_symbols() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, senders, _) = object(folder.path(), 30, 1);
+        let (repair, source) = (Repair::new(&senders, None).unwrap(), file.map().unwrap());
+        fs::OpenOptions::new().write(true).open(folder.path().join("object")).unwrap().set_len(MIB as u64 / 2).unwrap();
+        run(&repair, &source, &AtomicBool::new(false));
+        assert!(source.is_torn());
+        let symbols = Symbols { source: &source, repair: &repair };
+        assert!((0..4).all(|rank| symbols.repair(SentBlock(rank)).is_none()));
+    }
+
+    #[test]
+    fn parts_of_virtual_servers_go_on_together() {
+        let order = |count, starts: &[u32]| {
+            let queue = Queue::new(count, starts.iter().copied().map(SentBlock).collect());
+            std::iter::from_fn(|| queue.next()).map(|block| block.0).collect::<Vec<_>>()
+        };
+        assert_eq!(order(8, &[5, 2, 5]), [2, 5, 3, 6, 4, 7, 0, 1]);
+        assert_eq!(order(4, &[3]), [3, 0, 1, 2]);
+        assert!(order(0, &[0]).is_empty());
+        let mut all = order(1000, &[17, 400, 401, 402, 999]);
+        all.sort_unstable();
+        assert_eq!(all, (0..1000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn no_room_is_refused_with_the_largest_percentage_that_fits() {
+        let what = || "keep".to_owned();
+        let size = |percent: u16| u64::from(percent) * 1000;
+        assert_eq!(check_room(what, size, 50, 50_000), Ok(()));
+        let failure = check_room(what, size, 50, 37_999).unwrap_err();
+        assert_eq!(failure.exit, Exit::CannotCreate);
+        assert!(failure.to_string().contains("--fec 37%"), "{failure}");
+        assert!(check_room(what, size, 50, 0).unwrap_err().to_string().contains("--fec 0%"));
+    }
+
+    #[test]
+    fn folder_that_cannot_be_used_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_, senders, _) = object(folder.path(), 30, 1);
+        let failure = Repair::new(&senders, Some(folder.path().join("object"))).unwrap_err();
+        assert!(failure.to_string().contains("object") && failure.exit == Exit::CannotCreate, "{failure}");
+    }
 }

@@ -263,3 +263,127 @@ fn missing(block: BlockIndex, layout: &Layout, slots: &[SlotEntry]) -> Vec<Range
     }
     ranges
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fec::Encoder;
+    use crate::types::{ObjectSize, SymbolSize};
+
+    const ID: &str = "0123456789abcdef01234567";
+    const MIB: usize = BLOCK_SIZE as usize;
+
+    fn content(size: usize) -> Vec<u8> {
+        (0..size).map(|i| (i * 31 + i / 1408) as u8).collect()
+    }
+
+    fn layout(size: usize) -> Layout {
+        Layout::new(ObjectSize::new(size as u64).unwrap(), SymbolSize::new(1408).unwrap())
+    }
+
+    /// A target of which `block` holds `symbols`, each in the slot beside it.
+    fn target_with(
+        folder: &std::path::Path,
+        content: &[u8],
+        block: BlockIndex,
+        symbols: &[(u16, Esi)],
+    ) -> (Arc<Target>, Vec<SlotEntry>) {
+        let layout = layout(content.len());
+        let target = Target::create(&folder.join("file"), content.len() as u64, ID).unwrap().target;
+        let source = content.chunks(MIB).nth(block.0 as usize).unwrap();
+        let (first, size) = (layout.source_symbol_count(block), usize::from(layout.shard_size(block)));
+        let count = layout.repair_symbol_count(block, 100).min(100);
+        let mut repair = vec![0; usize::from(count) * size];
+        Encoder::new().encode(&layout, block, source, count, &mut repair);
+        let entries = symbols.iter().map(|&(slot, esi)| {
+            let payload = match layout.place(block, esi) {
+                Some(place) => &content[place.offset as usize..][..usize::from(place.size)],
+                None => &repair[usize::from(esi.0 - first) * size..][..size],
+            };
+            let place = layout.place(block, Esi(slot)).unwrap();
+            target.write_run(place.offset, &[IoSlice::new(payload)]).unwrap();
+            let within = u32::try_from(place.offset - block.offset()).unwrap();
+            let size = u16::try_from(payload.len()).unwrap();
+            SlotEntry { slot, esi, within, size, hash: hash_of(payload_hash(payload)) }
+        });
+        let entries = entries.collect();
+        (Arc::new(target), entries)
+    }
+
+    fn done(workers: &mut Workers) -> Done {
+        loop {
+            if let Some(done) = workers.take() {
+                return done;
+            }
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn decoded_block_is_written_where_it_was_not_in_place_and_is_right() {
+        let folder = tempfile::tempdir().unwrap();
+        let content = content(2 * MIB);
+        let (block, layout) = (BlockIndex(1), layout(content.len()));
+        // The first has a repair symbol in its place, the second and third have changed places, the fourth is missing but kept.
+        let mut symbols: Vec<_> = (4..745).map(|slot| (slot, Esi(slot))).collect();
+        symbols.extend([(0, Esi(800)), (1, Esi(2)), (2, Esi(1))]);
+        let (target, mut slots) = target_with(folder.path(), &content, block, &symbols);
+        slots.sort_unstable_by_key(|entry| entry.slot);
+        let kept = Esi(3);
+        let kept_bytes = content[MIB + 3 * 1408..][..1408].to_vec();
+        let mut workers = Workers::new(&target).unwrap();
+        workers.give(Work::Decode { block, layout, slots, kept: Some(kept) }, Some((kept, kept_bytes)));
+        let Done::Hashed(_, Ok(Some(value))) = done(&mut workers) else { panic!("not decoded") };
+        assert_eq!(value, block_value(layout.size(), block, &content[MIB..]));
+        let mut bytes = vec![0; MIB];
+        target.read_exact_at(block.offset(), &mut bytes).unwrap();
+        assert_ne!(bytes, content[MIB..], "nothing is written before it is asked for");
+        workers.give(Work::WriteDecoded { block, size: layout.size() }, None);
+        assert!(matches!(done(&mut workers), Done::Written(BlockIndex(1), Ok(()))));
+        target.read_exact_at(block.offset(), &mut bytes).unwrap();
+        assert_eq!(bytes, content[MIB..]);
+    }
+
+    #[test]
+    fn too_few_symbols_make_no_block() {
+        let folder = tempfile::tempdir().unwrap();
+        let content = content(MIB + 3000);
+        let (block, layout) = (BlockIndex(1), layout(content.len()));
+        let (target, slots) = target_with(folder.path(), &content, block, &[(0, Esi(0)), (1, Esi(4))]);
+        let mut workers = Workers::new(&target).unwrap();
+        workers.give(Work::Decode { block, layout, slots, kept: None }, None);
+        assert!(matches!(done(&mut workers), Done::Hashed(BlockIndex(1), Ok(None))));
+    }
+
+    #[test]
+    fn slots_that_hold_something_else_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let content = content(2 * MIB);
+        let block = BlockIndex(1);
+        let (target, slots) =
+            target_with(folder.path(), &content, block, &[(0, Esi(0)), (5, Esi(800)), (7, Esi(744)), (744, Esi(744))]);
+        target.write_run(block.offset() + 5 * 1408 + 1407, &[IoSlice::new(&[0xEE])]).unwrap();
+        // Behind the short symbol in a long slot anything may be.
+        target.write_run(block.offset() + 7 * 1408 + 1024, &[IoSlice::new(&[0xEE])]).unwrap();
+        let size = layout(content.len()).size();
+        let mut workers = Workers::new(&target).unwrap();
+        workers.give(Work::CheckSlots { block, size, slots: slots.clone() }, None);
+        let Done::Checked(_, Ok(wrong)) = done(&mut workers) else { panic!("not checked") };
+        assert_eq!(wrong, [slots[1]]);
+    }
+
+    #[test]
+    fn missing_ranges_are_joined() {
+        let layout = layout(2 * MIB);
+        let entry =
+            |slot: u16, esi: u16| SlotEntry { slot, esi: Esi(esi), within: u32::from(slot) * 1408, size: 1, hash: 0 };
+        let mut slots: Vec<_> = (0..745).map(|slot| entry(slot, slot)).collect();
+        assert_eq!(missing(BlockIndex(0), &layout, &slots), []);
+        slots[3].esi = Esi(800);
+        slots.remove(4);
+        slots.pop();
+        assert_eq!(missing(BlockIndex(0), &layout, &slots), [3 * 1408..5 * 1408, 744 * 1408..BLOCK_SIZE as u32]);
+        let all = missing(BlockIndex(0), &layout, &[]);
+        assert_eq!((all.len(), all.first()), (1, Some(&(0..BLOCK_SIZE as u32))));
+    }
+}

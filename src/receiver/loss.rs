@@ -16,8 +16,12 @@ pub struct LossTracker {
     seen: [u64; WORDS],
     /// Packets that came for the first time.
     pub received: u64,
-    /// Packets that are missing.
+    /// Packets that are missing, but for those of `lost_host`.
     pub lost: u64,
+    /// Packets that went missing in intervals in which this host dropped some.
+    pub lost_host: u64,
+    /// `lost` at the end of the last interval.
+    settled: u64,
     /// Packets that came again.
     pub duplicates: u64,
     /// Packets that came after a later one.
@@ -49,6 +53,16 @@ impl LossTracker {
         } else {
             self.jump(expected, position, cycle);
         }
+    }
+
+    /// An interval ends. If this host dropped packets in it, what went missing in it is put down to the host: the kernel counts buffers,
+    /// not packets, and does not tell whose they were.
+    pub fn end_interval(&mut self, host_dropped: bool) {
+        if host_dropped {
+            self.lost_host += self.lost.saturating_sub(self.settled);
+            self.lost = self.lost.min(self.settled);
+        }
+        self.settled = self.lost;
     }
 
     /// A packet far from the expected one is believed only when another follows it: one forged packet changes nothing.
@@ -107,7 +121,11 @@ impl LossTracker {
         *word |= bit;
         self.late += 1;
         self.received += 1;
-        self.lost = self.lost.saturating_sub(1);
+        if self.lost > 0 {
+            self.lost -= 1;
+        } else {
+            self.lost_host = self.lost_host.saturating_sub(1);
+        }
     }
 }
 
@@ -143,6 +161,24 @@ mod tests {
         assert_eq!((tracker.received, tracker.lost, tracker.late), (5, 1, 1));
         let tracker = after([5, 6, 9, 10, 8, 8, 6], Some(CYCLE));
         assert_eq!((tracker.lost, tracker.duplicates), (1, 2));
+    }
+
+    #[test]
+    fn loss_of_an_interval_in_which_the_host_dropped_is_the_hosts() {
+        let mut tracker = after([5, 6, 9], Some(CYCLE));
+        tracker.end_interval(false);
+        tracker.packet(Position::new(13).unwrap(), Some(CYCLE));
+        assert_eq!((tracker.lost, tracker.lost_host), (5, 0));
+        tracker.end_interval(true);
+        assert_eq!((tracker.lost, tracker.lost_host), (2, 3));
+        tracker.end_interval(true);
+        assert_eq!((tracker.lost, tracker.lost_host), (2, 3), "no interval is counted twice");
+        // Late packets take back loss, whoever it was put down to.
+        for position in [12, 11, 10, 8, 7] {
+            tracker.packet(Position::new(position).unwrap(), Some(CYCLE));
+        }
+        tracker.end_interval(true);
+        assert_eq!((tracker.lost, tracker.lost_host, tracker.received), (0, 0, 9));
     }
 
     #[test]

@@ -96,8 +96,9 @@ impl Object {
     }
 
     /// There is memory for the symbol size that was changed to.
-    pub(super) fn remapped(&mut self, memory: Box<dyn SlotMemory>) {
+    pub(super) fn remapped(&mut self, now: Time, memory: Box<dyn SlotMemory>) {
         if !self.blocks.is_attached() {
+            self.sessions.ready(now);
             let (id, code) = (self.key().id, self.sessions.code());
             self.blocks.attach_new(memory, id, code);
         }

@@ -124,6 +124,11 @@ impl Senders {
         }
     }
 
+    /// An interval ends, in which this host dropped packets or not.
+    pub(super) fn end_interval(&mut self, host_dropped: bool) {
+        self.entries.iter_mut().for_each(|entry| entry.loss.end_interval(host_dropped));
+    }
+
     /// A block made of this stream's symbols alone has been verified.
     pub(super) fn credit(&mut self, index: SenderIndex) {
         if let Some(entry) = self.entries.get_mut(usize::from(index.0)) {

@@ -117,6 +117,13 @@ impl Sessions {
         self.current_seen = now;
         self.other_seen = None;
     }
+
+    /// Symbols of the description in use can be taken from now on: until now it could not show what it is worth.
+    pub(super) fn ready(&mut self, now: Time) {
+        self.bytes_without_progress = 0;
+        self.current_seen = now;
+        self.other_seen = None;
+    }
 }
 
 #[cfg(test)]

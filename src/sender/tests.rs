@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::digest::block_value;
+use crate::fec::Encoder;
 use crate::limits::BLOCK_SIZE;
 use crate::types::{ObjectSize, RateBps};
 use crate::wire::{Packet, parse};
@@ -35,6 +36,55 @@ fn config() -> SenderConfig {
         fec: Fec::OFF,
         passes: None,
         manifest_text: TEXT.to_vec(),
+    }
+}
+
+/// An object with repair symbols, as far as they are ready.
+struct Coded {
+    bytes: Vec<u8>,
+    repair: Vec<Vec<u8>>,
+    ready_count: usize,
+}
+
+impl Coded {
+    /// All repair symbols, none of them ready.
+    fn new(bytes: Vec<u8>, carousel: &Carousel) -> Self {
+        let layout = carousel.layout();
+        let repair = |rank| {
+            let block = carousel.block_of(SentBlock(rank));
+            let count = carousel.repair_symbol_count(block);
+            let mut out = vec![0; usize::from(count) * usize::from(layout.shard_size(block))];
+            let source = bytes.chunks(MIB).nth(block.0 as usize).unwrap();
+            Encoder::new().encode(layout, block, source, count, &mut out);
+            out
+        };
+        let repair = (0..carousel.sent_count()).map(repair).collect();
+        Self { bytes, repair, ready_count: 0 }
+    }
+}
+
+impl Content for Coded {
+    fn source(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn repair(&self, block: SentBlock) -> Option<&[u8]> {
+        self.repair[..self.ready_count].get(block.0 as usize).map(Vec::as_slice)
+    }
+}
+
+/// The next data packet.
+fn next_data(sender: &mut Sender, content: &Coded) -> Option<(u64, BlockIndex, Esi)> {
+    loop {
+        match sender.poll_with(Time::default(), content) {
+            Step::Send(outgoing) => {
+                if let Some(data) = data_of(&outgoing) {
+                    return Some(data);
+                }
+            }
+            Step::Done => return None,
+            Step::Wait(due) => panic!("unpaced, and yet it waits until {due:?}"),
+        }
     }
 }
 
@@ -383,4 +433,114 @@ fn every_pass_carries_each_hashes_packet_twice() {
     let run = Run::new(content(32 * MIB + 1, &zero), &SenderConfig { passes: Some(1), ..config() });
     let hashes = run.filter(|(_, outgoing)| matches!(outgoing, Outgoing::Hashes(_))).count();
     assert!(hashes >= 6, "{hashes}");
+}
+
+const SMALL_WINDOW: Fec = Fec { window_size: Some(BLOCK_SIZE), ..Fec::new(40) };
+
+/// Sections 5.1 and 9, with a block that is not sent, and a last one that is short.
+#[test]
+fn every_symbol_of_a_round_is_right_whether_its_hash_is_remembered_or_not() {
+    for fec in [Fec::new(40), Fec { run: 1, ..Fec::new(40) }, SMALL_WINDOW] {
+        let bytes = content(3 * MIB + 3000, &[1]);
+        let sender = Sender::new(tree_of(&bytes), &SenderConfig { fec, ..config() }).unwrap();
+        let carousel = sender.carousel();
+        assert_eq!(carousel.round_length(), 2 * (745 + 298) + 3 + 2);
+        let coded = Coded { ready_count: 3, ..Coded::new(bytes, carousel) };
+        let hashes: Vec<_> = (0..carousel.round_length()).map(|_| AtomicU64::new(0)).collect();
+        // Twice around: the second time the hashes are remembered.
+        for position in (0..carousel.cycle_length()).chain(0..carousel.cycle_length()) {
+            let (block, esi) = carousel.symbol_at(position);
+            let outgoing = Outgoing::Data { position: Position::new(position).unwrap(), block, esi };
+            let mut packet = vec![0; sender.packet_size(&outgoing)];
+            sender.compose(&outgoing, &coded, &hashes, &mut packet);
+            let (header, Packet::Data(payload)) = parse(&packet).expect("a packet of ours") else { panic!("no data") };
+            assert_eq!((header.position.value(), header.block, header.esi), (position, block, esi));
+            let source_count = carousel.layout().source_symbol_count(block);
+            let expected = match esi.0.checked_sub(source_count) {
+                Some(number) => {
+                    coded.repair[carousel.sent_block(block).unwrap().0 as usize].chunks(1408).nth(number.into())
+                }
+                None => coded.bytes.chunks(MIB).nth(block.0 as usize).unwrap().chunks(1408).nth(esi.0.into()),
+            };
+            assert_eq!(Some(payload), expected, "block {block:?}, symbol {esi:?}");
+        }
+        assert!(hashes.iter().all(|hash| hash.load(Ordering::Relaxed) != 0), "each has its own place");
+        let mut packet = vec![0; sender.packet_size(&Outgoing::Manifest)];
+        sender.compose(&Outgoing::Manifest, &coded, &[], &mut packet);
+        let Ok((_, Packet::Manifest(manifest))) = parse(&packet) else { panic!("no manifest") };
+        assert_eq!(manifest.description.repair_percent, 40);
+        assert_eq!(manifest.description.channels()[0].cycle_length, carousel.cycle_length());
+    }
+}
+
+/// Section 7: in the place of a symbol that is not there yet goes a source symbol without a position, and no position is skipped.
+#[test]
+fn repair_symbol_that_is_not_ready_is_waited_for_without_a_gap() {
+    for fec in [Fec::new(40), SMALL_WINDOW] {
+        let bytes = content(3 * MIB + 3000, &[1]);
+        let mut sender = Sender::new(tree_of(&bytes), &SenderConfig { fec, ..config() }).unwrap();
+        let mut coded = Coded::new(bytes, sender.carousel());
+        let (mut expected, mut outside) = (0, Vec::new());
+        for count in 0..20_000 {
+            // A block becomes ready now and then.
+            coded.ready_count = (count / 3000).min(3);
+            let (position, block, esi) = next_data(&mut sender, &coded).unwrap();
+            let is_repair = sender.carousel().is_repair(block, esi);
+            if position == Position::OUTSIDE.value() {
+                assert!(!is_repair && coded.ready_count < 3);
+                outside.push((block, esi));
+                continue;
+            }
+            assert_eq!(position, expected, "no position is skipped");
+            assert!(!is_repair || coded.repair(sender.carousel().sent_block(block).unwrap()).is_some());
+            expected = (expected + 1) % sender.carousel().cycle_length();
+        }
+        assert!(outside.len() > 1000);
+        assert_eq!(sender.counts().outside, outside.len() as u64);
+        assert_eq!(sender.counts().data, 20_000 - outside.len() as u64);
+        let all = outside.iter().collect::<std::collections::BTreeSet<_>>().len();
+        assert_eq!(all, outside.len().min(2 * 745 + 3), "each source symbol before one comes again");
+    }
+}
+
+#[test]
+fn packets_outside_of_the_cycle_are_not_part_of_a_pass() {
+    let bytes = content(2 * MIB, &[]);
+    let config = SenderConfig { fec: Fec::new(10), passes: Some(1), ..config() };
+    let mut sender = Sender::new(tree_of(&bytes), &config).unwrap();
+    let mut coded = Coded::new(bytes, sender.carousel());
+    let first = std::iter::from_fn(|| next_data(&mut sender, &coded)).take(3000).count();
+    assert_eq!(first, 3000);
+    coded.ready_count = 2;
+    while next_data(&mut sender, &coded).is_some() {}
+    assert_eq!(sender.counts().data, 2 * (745 + 75));
+    // The last whole row of source symbols ends with number 735; behind it the first block has 9 more.
+    assert_eq!(sender.counts().outside, 3000 - (2 * 736 + 9));
+}
+
+#[test]
+fn senders_start_among_source_symbols() {
+    let bytes = content(3 * MIB, &[]);
+    for (start_ppm, count) in [(0, 1), (999_999, 1), (700_000, 4)] {
+        for index in 0..count {
+            let config = SenderConfig { fec: Fec::new(100), start_ppm, ..config() };
+            let share = Share::new(index, count).unwrap();
+            let mut sender = Sender::with_share(tree_of(&bytes), &config, share).unwrap();
+            let coded = Coded::new(bytes.clone(), sender.carousel());
+            for _ in 0..10 {
+                let (position, block, esi) = next_data(&mut sender, &coded).unwrap();
+                assert!(position != Position::OUTSIDE.value() && !sender.carousel().is_repair(block, esi));
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "a repair symbol that has been computed")]
+fn symbol_that_is_not_there_is_never_composed() {
+    let bytes = content(2 * MIB, &[]);
+    let sender = Sender::new(tree_of(&bytes), &SenderConfig { fec: Fec::new(10), ..config() }).unwrap();
+    let outgoing = Outgoing::Data { position: Position::ZERO, block: BlockIndex(0), esi: Esi(745) };
+    let mut packet = vec![0; sender.packet_size(&outgoing)];
+    sender.compose(&outgoing, &Coded::new(bytes, sender.carousel()), &[], &mut packet);
 }

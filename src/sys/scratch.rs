@@ -103,6 +103,7 @@ fn mapped(folder: &Path, size: Option<u64>) -> io::Result<MmapRaw> {
 ///
 /// # Errors
 /// What statvfs(3) says.
+#[allow(clippy::useless_conversion, reason = "both have 32 bits on some machines")]
 pub fn free_space(folder: &Path) -> io::Result<u64> {
     let state = nix::sys::statvfs::statvfs(folder)?;
     Ok(u64::from(state.blocks_available()).saturating_mul(u64::from(state.fragment_size())))

@@ -267,7 +267,8 @@ fn block_device_is_sent_and_its_changes_reach_no_receiver() {
     let _ = receive(&receiver_host, &lab.path("copy"), Family::V4.group()).wait().completed();
     assert_same(&lab.path("copy"), &original);
     let kept = fs::read_dir(lab.path("cache")).into_iter().flatten().filter_map(Result::ok);
-    let digests: Vec<_> = kept.map(|entry| entry.file_name()).filter(|name| name.to_string_lossy().contains("digest")).collect();
+    let digests: Vec<_> =
+        kept.map(|entry| entry.file_name()).filter(|name| name.to_string_lossy().contains("digest")).collect();
     assert!(digests.is_empty(), "the digest of a device is not kept: {digests:?}");
 
     // One block is no longer what the manifest says: that one is never accepted, the others are.

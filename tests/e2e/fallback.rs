@@ -58,7 +58,13 @@ fn transfer(server: impl FnOnce(&Lab, &Host) -> Command, options: &[&str]) -> Ou
     let receiver = receive(&receiver_host, &lab.path("copy"), Family::V4.group());
     let _ = receiver.wait_for_event("listening");
     let command = server(&lab, &server_host);
-    let server = serve_by(command, &lab, &source, Family::V4.group(), &[&["--rate", "30M", "--cycles", "1", "--fec", "0"], options].concat());
+    let server = serve_by(
+        command,
+        &lab,
+        &source,
+        Family::V4.group(),
+        &[&["--rate", "30M", "--cycles", "1", "--fec", "0"], options].concat(),
+    );
     let first_engine = text(&server.wait_for_event("sending"), "engine").to_owned();
     let receiver = receiver.wait();
     let end = receiver.completed();

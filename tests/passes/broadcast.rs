@@ -9,7 +9,7 @@ use iotupd::fec::Encoder;
 use iotupd::manifest::{DisplayName, Members};
 use iotupd::object::Layout;
 use iotupd::sender::{Content, Fec, Outgoing, Pacing, Sender, SenderConfig, SentBlock, Step};
-use iotupd::types::{BlockIndex, ObjectSize, SymbolSize, Time};
+use iotupd::types::{BlockIndex, Esi, ObjectSize, SymbolSize, Time};
 
 use crate::random::Random;
 
@@ -54,6 +54,16 @@ impl Truth {
     pub(crate) fn source_symbol_count(&self) -> u64 {
         let blocks = (0..self.layout.block_count()).map(BlockIndex);
         blocks.map(|block| u64::from(self.layout.source_symbol_count(block))).sum()
+    }
+
+    /// A symbol, source or repair.
+    pub(crate) fn symbol(&self, block: BlockIndex, esi: Esi) -> &[u8] {
+        if let Some(place) = self.layout.place(block, esi) {
+            return &self.bytes[place.offset as usize..][..usize::from(place.size)];
+        }
+        let number = usize::from(esi.0 - self.layout.source_symbol_count(block));
+        let shard_size = usize::from(self.layout.shard_size(block));
+        &self.repair[block.0 as usize][number * shard_size..][..shard_size]
     }
 }
 

@@ -24,6 +24,9 @@ const SEED_COUNT: u64 = 100;
 /// Seeds of the figures that only inform.
 const SEED_COUNT_TABLE: u64 = 10;
 
+/// So many of the receivers of each figure decode.
+const DECODED: u64 = 2;
+
 const RANDOM: [(&str, Loss); 5] = [
     ("0 %", Loss::Random(Ppm(0))),
     ("1 %", Loss::Random(Ppm::percent(1))),
@@ -49,7 +52,9 @@ fn passes(truth: &Truth, broadcast: &Broadcast, loss: Loss, seed_count: u64) -> 
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let receive = || {
         let seeds = || Some(next.fetch_add(1, Ordering::Relaxed) as u64).filter(|&seed| seed < seed_count);
-        std::iter::from_fn(seeds).map(|seed| Reception::run(truth, broadcast, loss, seed) * 1000 / pass).collect()
+        let mut file = vec![0; truth.bytes.len()];
+        let mut receive = |seed| Reception::run(truth, broadcast, loss, seed, seed < DECODED, &mut file);
+        std::iter::from_fn(seeds).map(|seed| receive(seed) * 1000 / pass).collect()
     };
     let mut all: Vec<u64> = std::thread::scope(|scope| {
         let running: Vec<_> = (0..threads).map(|_| scope.spawn(receive)).collect();
@@ -149,4 +154,15 @@ fn passes_by_loss_repair_symbols_run_and_window() {
         text.push('\n');
     }
     compare("table.txt", &text);
+}
+
+#[test]
+#[ignore]
+fn experiment() {
+    let truth = Truth::new(BLOCK_COUNT, SYMBOL_SIZE, 100);
+    for run in [4, 8, 12, 16] {
+        let full = Broadcast::new(&truth, Fec { percent: 100, run, window_size: None });
+        let all = passes(&truth, &full, RANDOM[4].1, 100);
+        println!("run {run}: median {} worst {:?}", median(&all), &all[95..]);
+    }
 }

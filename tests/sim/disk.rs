@@ -1,6 +1,8 @@
 //! A disk that is slow, fails, and forgets: what a receiver's host has under it.
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::random::{Ppm, Random};
@@ -9,6 +11,9 @@ use crate::random::{Ppm, Random};
 const SECTOR_SIZE: usize = 512;
 /// The system flushes now and then: after one write in so many.
 const FLUSH_ONCE_IN: u64 = 2000;
+/// Words of the map that are not those of slots or marks, and 32-bit words of a sector.
+const MAP_HEADER_WORDS: usize = 16;
+const SECTOR_WORDS: usize = SECTOR_SIZE / 4;
 
 /// How bad the disk is.
 #[derive(Clone, Copy, Debug)]
@@ -49,13 +54,46 @@ pub(crate) const GOOD: DiskPlan = DiskPlan {
     worker_count: 2,
 };
 
-/// The target file.
+/// What a loss of power leaves of the sidecar map.
+#[derive(Clone, Copy, Debug)]
+enum MapLoss {
+    /// All of it.
+    None,
+    /// What was flushed last.
+    Stale,
+    /// Of every sector, or of every word, the old or the new content.
+    Torn { step: usize },
+    /// Some words are anything.
+    Damaged,
+    /// All words are anything, but for the header.
+    Garbage,
+    /// The map of another file, to a word.
+    Foreign,
+    /// Nothing.
+    Emptied,
+}
+
+const MAP_LOSSES: [MapLoss; 8] = [
+    MapLoss::None,
+    MapLoss::Stale,
+    MapLoss::Torn { step: 1 },
+    MapLoss::Torn { step: SECTOR_WORDS },
+    MapLoss::Damaged,
+    MapLoss::Garbage,
+    MapLoss::Foreign,
+    MapLoss::Emptied,
+];
+
+/// The target file, and the sidecar map beside it.
 #[derive(Debug)]
 pub(crate) struct Disk {
     random: Random,
     file: Option<Vec<u8>>,
     /// What a loss of power leaves for certain; kept only where power can be lost.
     flushed: Option<Vec<u8>>,
+    map: Arc<Vec<AtomicU32>>,
+    /// What a loss of power leaves of it: an older state than that of the file, or a newer one.
+    flushed_map: Vec<u32>,
     can_lose_power: bool,
 }
 
@@ -73,7 +111,8 @@ impl Disk {
                 Some(file)
             }
         };
-        let mut disk = Self { random, file, flushed: None, can_lose_power };
+        let mut disk =
+            Self { random, file, flushed: None, map: Arc::default(), flushed_map: Vec::new(), can_lose_power };
         disk.flush();
         disk
     }
@@ -88,6 +127,25 @@ impl Disk {
         reused
     }
 
+    /// A map of so many words: the one that is there if it has as many.
+    pub(crate) fn map(&mut self, word_count: usize) -> Arc<Vec<AtomicU32>> {
+        if self.map.len() != word_count {
+            self.map = Arc::new(std::iter::repeat_with(AtomicU32::default).take(word_count).collect());
+            self.flush_map();
+        }
+        Arc::clone(&self.map)
+    }
+
+    pub(crate) fn map_words(&self) -> &[AtomicU32] {
+        &self.map
+    }
+
+    fn flush_map(&mut self) {
+        if self.can_lose_power {
+            self.flushed_map = self.map.iter().map(|word| word.load(Ordering::Relaxed)).collect();
+        }
+    }
+
     pub(crate) fn bytes(&self) -> &[u8] {
         self.file.as_deref().expect("the file has been prepared")
     }
@@ -97,6 +155,9 @@ impl Disk {
         self.file.as_mut().expect("the file has been prepared")[start..start + bytes.len()].copy_from_slice(bytes);
         if self.can_lose_power && self.random.below(FLUSH_ONCE_IN) == 0 {
             self.flush();
+        }
+        if self.can_lose_power && self.random.below(FLUSH_ONCE_IN) == 0 {
+            self.flush_map();
         }
     }
 
@@ -120,5 +181,52 @@ impl Disk {
             }
         }
         self.flush();
+        let loss = self.random.pick(&MAP_LOSSES);
+        self.lose_map(loss);
+        self.flush_map();
+    }
+
+    fn lose_map(&mut self, loss: MapLoss) {
+        let (random, map, flushed) = (&mut self.random, &self.map, &self.flushed_map);
+        let restore = |first: usize, words: &[AtomicU32]| {
+            for (index, word) in (first..).zip(words) {
+                word.store(flushed.get(index).copied().unwrap_or(0), Ordering::Relaxed);
+            }
+        };
+        match loss {
+            MapLoss::None => {}
+            MapLoss::Stale => restore(0, map),
+            MapLoss::Torn { step } => {
+                for (number, words) in map.chunks(step).enumerate() {
+                    if random.chance(Ppm::percent(50)) {
+                        restore(number * step, words);
+                    }
+                }
+            }
+            MapLoss::Damaged => {
+                for word in map.iter() {
+                    if random.chance(Ppm::percent(1)) {
+                        word.store(random_word(random), Ordering::Relaxed);
+                    }
+                }
+            }
+            MapLoss::Garbage => {
+                for word in map.iter().skip(MAP_HEADER_WORDS) {
+                    word.store(random_word(random), Ordering::Relaxed);
+                }
+            }
+            MapLoss::Foreign => map.iter().take(3).for_each(|word| {
+                word.fetch_xor(1, Ordering::Relaxed);
+            }),
+            MapLoss::Emptied => self.map = Arc::default(),
+        }
+    }
+}
+
+/// An entry that names a symbol that exists, or any word at all.
+fn random_word(random: &mut Random) -> u32 {
+    match random.chance(Ppm::percent(80)) {
+        true => (random.below(1200) as u32) << 16 | random.below(65_536) as u32,
+        false => random.below(1 << 32) as u32,
     }
 }

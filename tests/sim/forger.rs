@@ -1,11 +1,13 @@
 //! Makes packets as a malicious or broken sender would: most are well-formed enough to get past the first rules.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use iotupd::digest::ObjectTree;
-use iotupd::limits::{HEADER_SIZE, SYMBOL_SIZE_MAX, SYMBOL_SIZE_MIN};
+use iotupd::fec::Encoder;
+use iotupd::limits::{BLOCK_SIZE, HEADER_SIZE, POSITION_MAX, SYMBOL_SIZE_MAX, SYMBOL_SIZE_MIN};
 use iotupd::object::Group;
 use iotupd::sender::{Fec, Outgoing, Pacing, Sender, SenderConfig};
 use iotupd::types::{BlockIndex, ChannelId, CodeId, Digest, Esi, ObjectId, Position, SymbolSize, Time};
@@ -16,6 +18,9 @@ use iotupd::wire::{
 
 use crate::random::{Ppm, Random};
 use crate::truth::{Truth, text};
+
+/// Repair symbols in percent of the source symbols of a block.
+const REPAIR_PERCENT: u16 = 50;
 
 /// A kind of forgery.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +47,8 @@ pub(crate) enum Forgery {
     Control,
     /// Not a forgery: a true manifest packet.
     Manifest,
+    /// Not a forgery: any true repair symbol of any block, in no order.
+    Repair,
 }
 
 /// All that harm.
@@ -87,6 +94,8 @@ pub(crate) struct Forger {
     /// Never polled: it only composes.
     composer: Sender,
     next_position: u64,
+    /// The repair symbols of the blocks of which one has been sent.
+    repair: BTreeMap<BlockIndex, Vec<u8>>,
 }
 
 impl Forger {
@@ -103,7 +112,7 @@ impl Forger {
         };
         let composer = Sender::new(Arc::clone(&plan.truth.tree), &config).expect("room enough");
         let next_position = random.below(composer.carousel().cycle_length());
-        Self { plan, random, composer, next_position }
+        Self { plan, random, composer, next_position, repair: BTreeMap::new() }
     }
 
     /// The address from which the next packet comes.
@@ -135,6 +144,7 @@ impl Forger {
             Forgery::Resealed => self.resealed(),
             Forgery::Control => self.control(),
             Forgery::Manifest => self.compose(&Outgoing::Manifest),
+            Forgery::Repair => self.repair(),
         }
     }
 
@@ -153,6 +163,31 @@ impl Forger {
             bytes[..kept].copy_from_slice(&start[..kept]);
         }
         bytes
+    }
+
+    fn repair(&mut self) -> Vec<u8> {
+        let layout = *self.composer.carousel().layout();
+        if layout.block_count() == 0 {
+            return self.control();
+        }
+        let block = BlockIndex(self.random.below(u64::from(layout.block_count())) as u32);
+        let count = layout.repair_symbol_count(block, REPAIR_PERCENT);
+        let size = usize::from(layout.shard_size(block));
+        let truth = Arc::clone(&self.plan.truth);
+        let symbols = self.repair.entry(block).or_insert_with(|| {
+            let source = truth.bytes.chunks(BLOCK_SIZE as usize).nth(block.0 as usize).expect("a block of the object");
+            let mut symbols = vec![0; usize::from(count) * size];
+            Encoder::new().encode(&layout, block, source, count, &mut symbols);
+            symbols
+        });
+        let index = self.random.below(u64::from(count)) as usize;
+        let symbol = symbols[index * size..(index + 1) * size].to_vec();
+        let esi = Esi(layout.source_symbol_count(block) + index as u16);
+        let mut packet = [vec![0; HEADER_SIZE], symbol].concat();
+        let position = Position::new(POSITION_MAX).expect("the last position, which is in no cycle");
+        self.header(Kind::Data, position, block, esi, &mut packet);
+        seal(&mut packet);
+        packet
     }
 
     fn block_count(&self) -> u32 {
@@ -176,8 +211,10 @@ impl Forger {
             _ => carousel.layout().source_symbol_count(block),
         };
         let position = Position::new(self.random.below(carousel.cycle_length().max(1)))?;
-        // Now and then a repair symbol, which has no place.
-        let esi = Esi(self.random.below(u64::from(count) * 21 / 20 + 1) as u16);
+        // Now and then a repair symbol; but those of a byte or two may be right by chance.
+        let end =
+            if carousel.layout().block_size(block) < 16 { u64::from(count) } else { u64::from(count) * 5 / 4 + 1 };
+        let esi = Esi(self.random.below(end) as u16);
         Some((position, block, esi))
     }
 
@@ -275,7 +312,10 @@ impl Forger {
         let mut packet = match self.random.below(3) {
             0 => self.control(),
             _ => match self.symbol() {
-                Some((position, block, esi)) if self.composer.carousel().layout().place(block, esi).is_some() => {
+                Some((position, block, esi))
+                    if self.composer.carousel().cycle_length() > 0
+                        && self.composer.carousel().layout().place(block, esi).is_some() =>
+                {
                     self.compose(&Outgoing::Data { position, block, esi })
                 }
                 _ => self.control(),

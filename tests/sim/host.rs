@@ -3,14 +3,21 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use iotupd::digest::{block_value, zero_block_value};
+use iotupd::fec::Decoder;
 use iotupd::limits::{HEADER_SIZE, SENDER_COUNT_MAX, WAITING_SIZE_MAX};
-use iotupd::object::block_size;
-use iotupd::receiver::{Action, Counts, GiveUp, Notice, Receiver, ReceiverConfig, SenderEntry, Store, Verdict, Work};
-use iotupd::types::{BlockIndex, Esi, ObjectSize, Time};
+use iotupd::object::{Layout, block_size};
+use iotupd::receiver::{
+    Action, Counts, GiveUp, Kept, Notice, Receiver, ReceiverConfig, SenderEntry, SlotEntry, Store, Verdict, Work,
+    hash_of,
+};
+use iotupd::types::{BlockIndex, Esi, SymbolSize, Time};
+use iotupd::wire::payload_hash;
 
 use crate::disk::{Disk, DiskPlan};
 use crate::network::Faults;
@@ -39,12 +46,13 @@ pub(crate) struct Crash {
 }
 
 /// What happens on a host at some time to come.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum HostEvent {
     Boot,
     Crash(Crash),
     Timer,
-    Prepared,
+    Prepared { word_count: usize },
+    Remapped { word_count: usize },
     Stored(BlockIndex),
     Worked(Work),
 }
@@ -59,9 +67,15 @@ pub(crate) enum Outcome {
 
 #[derive(Debug)]
 struct PendingStore {
-    esi: Esi,
-    offset: u64,
+    store: Store,
     payload: Vec<u8>,
+}
+
+/// A block that has been decoded, and where in the block the disk does not have it.
+#[derive(Debug)]
+struct Decoded {
+    bytes: Vec<u8>,
+    missing: Vec<Range<usize>>,
 }
 
 /// What a machine has been told and has told, from its start to its end.
@@ -70,6 +84,11 @@ struct Life {
     machine: Receiver,
     truth: Option<Arc<Truth>>,
     is_prepared: bool,
+    /// It began on what an earlier one left.
+    is_resumed: bool,
+    /// Symbols that wait in memory.
+    kept: BTreeMap<Kept, Vec<u8>>,
+    decoded: BTreeMap<BlockIndex, Decoded>,
     verified: Vec<bool>,
     verified_count: u32,
     busy: Vec<bool>,
@@ -135,8 +154,16 @@ impl Host {
 
     fn judge(&mut self, now: Time, from: SocketAddr, datagram: &[u8]) {
         let Some(life) = &mut self.life else { return };
-        if let Verdict::Store(store) = life.machine.handle_datagram(now, from, datagram) {
-            self.store(now, store, &datagram[HEADER_SIZE..]);
+        match life.machine.handle_datagram(now, from, datagram) {
+            Verdict::Store(store) => self.store(now, store, &datagram[HEADER_SIZE..]),
+            Verdict::Keep(kept) => {
+                let is_kept = !self.random.chance(self.plan.disk.store_failure);
+                if is_kept {
+                    life.kept.insert(kept, datagram[HEADER_SIZE..].to_vec());
+                }
+                life.machine.handle_kept(kept, is_kept);
+            }
+            Verdict::Taken | Verdict::Dropped(_) => {}
         }
     }
 
@@ -151,7 +178,13 @@ impl Host {
                     life.timer_at = None;
                 }
             }
-            HostEvent::Prepared => self.prepared(now),
+            HostEvent::Prepared { word_count } => self.prepared(now, word_count),
+            HostEvent::Remapped { word_count } => {
+                let map = self.disk.map(word_count);
+                if let Some(life) = &mut self.life {
+                    life.machine.handle_remapped(now, Box::new(map));
+                }
+            }
             HostEvent::Stored(block) => self.complete_stores(block),
             HostEvent::Worked(work) => self.worked(now, work),
         }
@@ -167,6 +200,9 @@ impl Host {
             machine: Receiver::new(now, self.plan.config),
             truth: None,
             is_prepared: false,
+            is_resumed: false,
+            kept: BTreeMap::new(),
+            decoded: BTreeMap::new(),
             verified: Vec::new(),
             verified_count: 0,
             busy: Vec::new(),
@@ -177,11 +213,18 @@ impl Host {
     }
 
     fn crash(&mut self, now: Time, crash: Crash) {
+        self.check_map();
         let Some(life) = self.life.take() else { return };
         // Stores under way may have been done, or in part, or not at all.
-        for store in life.pending.into_values().flatten() {
-            let done = self.random.index(store.payload.len() + 1);
-            self.disk.write(store.offset, &store.payload[..done]);
+        for pending in life.pending.into_values().flatten() {
+            let done = self.random.index(pending.payload.len() + 1);
+            self.disk.write(pending.store.offset, &pending.payload[..done]);
+        }
+        for (block, decoded) in life.decoded.into_iter().filter(|(block, _)| life.busy[block.0 as usize]) {
+            for range in decoded.missing {
+                let end = range.start + self.random.index(range.len() + 1);
+                self.disk.write(block.offset() + range.start as u64, &decoded.bytes[range.start..end]);
+            }
         }
         if crash.loses_power {
             self.disk.lose_power();
@@ -190,12 +233,12 @@ impl Host {
         self.outbox.push((now.after(crash.down), HostEvent::Boot));
     }
 
-    fn prepared(&mut self, now: Time) {
+    fn prepared(&mut self, now: Time, word_count: usize) {
         let Some(life) = &mut self.life else { return };
         let truth = life.truth.as_ref().expect("a manifest was accepted");
         let reused = self.disk.prepare(truth.size().bytes());
-        life.is_prepared = true;
-        let waiting = life.machine.handle_prepared(now, reused);
+        (life.is_prepared, life.is_resumed) = (true, reused);
+        let waiting = life.machine.handle_prepared(now, reused, Box::new(self.disk.map(word_count)));
         let waiting_size: usize = waiting.datagrams().map(|(_, datagram)| datagram.len()).sum();
         assert!(waiting_size <= WAITING_SIZE_MAX, "{}: {waiting_size} bytes were kept", self.label);
         for (from, datagram) in waiting.datagrams() {
@@ -217,7 +260,7 @@ impl Host {
         assert!(!life.busy[store.block.0 as usize], "{label}: a store into block {} while it is read", store.block);
         let pending = life.pending.entry(store.block).or_default();
         let is_first = pending.is_empty();
-        pending.push(PendingStore { esi: store.esi, offset: store.offset, payload: payload.to_vec() });
+        pending.push(PendingStore { store, payload: payload.to_vec() });
         if self.plan.disk.store_time == Duration::ZERO {
             self.complete_stores(store.block);
         } else if is_first {
@@ -229,19 +272,17 @@ impl Host {
     /// All stores of a block that are under way end, well or not.
     fn complete_stores(&mut self, block: BlockIndex) {
         let Some(life) = &mut self.life else { return };
-        let mut stored = 0;
-        for store in life.pending.remove(&block).unwrap_or_default() {
+        let mut stored = Vec::new();
+        for PendingStore { store, payload } in life.pending.remove(&block).unwrap_or_default() {
             if self.random.chance(self.plan.disk.store_failure) {
-                self.disk.write(store.offset, &store.payload[..store.payload.len() / 2]);
-                life.machine.handle_store_failed(block, store.esi);
+                self.disk.write(store.offset, &payload[..payload.len() / 2]);
+                life.machine.handle_store_failed(&store);
             } else {
-                self.disk.write(store.offset, &store.payload);
-                stored += 1;
+                self.disk.write(store.offset, &payload);
+                stored.push(store);
             }
         }
-        if stored > 0 {
-            life.machine.handle_stored(block, stored);
-        }
+        life.machine.handle_stored(&stored);
     }
 
     /// Does everything that the machine asks for, until it asks for nothing that can be done now.
@@ -275,11 +316,17 @@ impl Host {
                 return;
             }
             let Some(work) = life.machine.poll_work() else { return };
-            let (block, _) = target(work);
-            let busy = &mut life.busy[block.0 as usize];
-            assert!(!*busy && !life.pending.contains_key(&block), "{}: {work:?} is asked for too early", self.label);
+            let block = work.block();
             assert!(!life.verified[block.0 as usize], "{}: {work:?} of a verified block", self.label);
-            *busy = true;
+            if !matches!(work, Work::CheckSlots { .. }) {
+                let busy = &mut life.busy[block.0 as usize];
+                assert!(
+                    !*busy && !life.pending.contains_key(&block),
+                    "{}: {work:?} is asked for too early",
+                    self.label
+                );
+                *busy = true;
+            }
             life.under_way += 1;
             if self.plan.disk.work_time == Duration::ZERO {
                 self.worked(now, work);
@@ -292,9 +339,12 @@ impl Host {
 
     fn worked(&mut self, now: Time, work: Work) {
         let Some(life) = &mut self.life else { return };
-        let (block, size) = target(work);
-        life.busy[block.0 as usize] = false;
+        let block = work.block();
+        if !matches!(work, Work::CheckSlots { .. }) {
+            life.busy[block.0 as usize] = false;
+        }
         life.under_way -= 1;
+        let size = life.truth.as_ref().expect("a manifest was accepted").size();
         let start = block.offset() as usize;
         let end = start + block_size(size, block) as usize;
         let fails = self.random.chance(self.plan.disk.work_failure);
@@ -312,6 +362,30 @@ impl Host {
                 self.disk.clear(cleared);
                 life.machine.handle_cleared(block, !fails);
             }
+            Work::CheckSlots { slots, .. } => {
+                let bytes = &self.disk.bytes()[start..end];
+                let is_wrong = |entry: &&SlotEntry| fails || hash_of(payload_hash(stored(bytes, entry))) != entry.hash;
+                let wrong: Vec<_> = slots.iter().filter(is_wrong).copied().collect();
+                life.machine.handle_slots_checked(block, &wrong);
+            }
+            Work::Decode { layout, slots, kept, .. } => {
+                let payload = kept.map(|esi| {
+                    (esi, life.kept.remove(&Kept { block, esi }).expect("what is decoded from has been kept"))
+                });
+                let decoded =
+                    decode(&self.disk.bytes()[start..end], block, &layout, &slots, payload).filter(|_| !fails);
+                let value = decoded.as_ref().map(|decoded| block_value(size, block, &decoded.bytes));
+                life.decoded.extend(decoded.map(|decoded| (block, decoded)));
+                life.machine.handle_hashed(now, block, value);
+            }
+            Work::WriteDecoded { .. } => {
+                let decoded = life.decoded.remove(&block).expect("what is written has been decoded");
+                let count = if fails { decoded.missing.len() / 2 } else { decoded.missing.len() };
+                for range in decoded.missing.into_iter().take(count) {
+                    self.disk.write(block.offset() + range.start as u64, &decoded.bytes[range]);
+                }
+                life.machine.handle_written(block, !fails);
+            }
         }
     }
 
@@ -319,7 +393,7 @@ impl Host {
         let Some(life) = &mut self.life else { return };
         match life.machine.poll_action() {
             None => {}
-            Some(Action::Prepare { manifest, .. }) => {
+            Some(Action::Prepare { manifest, word_count, .. }) => {
                 let known = self.truths.iter().find(|truth| truth.key() == manifest.key());
                 let truth = known.unwrap_or_else(|| panic!("{}: accepted what nobody sends", self.label));
                 let block_count = truth.size().block_count() as usize;
@@ -327,7 +401,11 @@ impl Host {
                 life.verified = vec![false; block_count];
                 life.busy = vec![false; block_count];
                 let at = now.after(self.plan.disk.prepare_time);
-                self.outbox.push((at, HostEvent::Prepared));
+                self.outbox.push((at, HostEvent::Prepared { word_count }));
+            }
+            Some(Action::Remap { word_count }) => {
+                let at = now.after(self.plan.disk.prepare_time);
+                self.outbox.push((at, HostEvent::Remapped { word_count }));
             }
             Some(Action::Commit) => {
                 let truth = life.truth.as_ref().expect("a manifest was accepted");
@@ -336,6 +414,7 @@ impl Host {
                 let manifest = life.machine.manifest().expect("a manifest was accepted");
                 assert_eq!(manifest.digest, truth.tree.digest(), "{}: committed a false digest", self.label);
                 assert_eq!(life.machine.poll_timeout(), None, "{}: a timer after the end", self.label);
+                self.check_map();
                 self.finish(Outcome::Committed(now));
             }
             Some(Action::GiveUp(reason)) => self.finish(Outcome::GaveUp(reason, now)),
@@ -397,6 +476,28 @@ impl Host {
         assert_eq!(count, progress.blocks_verified as usize, "{label}: verified blocks do not add up");
     }
 
+    /// An entry is set after its symbol was written, and cleared before anything overwrites the slot: so what the map says of the disk
+    /// holds at every moment, unless it was taken over from before.
+    fn check_map(&self) {
+        let Some(life) = self.life.as_ref().filter(|life| life.is_prepared && !life.is_resumed) else { return };
+        let truth = life.truth.as_ref().expect("a manifest was accepted");
+        let words: Vec<u32> = self.disk.map_words().iter().map(|word| word.load(Ordering::Relaxed)).collect();
+        let symbol_size = SymbolSize::new((words[7] & 0xFFFF) as u16).expect("a map names its symbol size");
+        let layout = Layout::new(truth.size(), symbol_size);
+        let mut words = words.into_iter().skip(16 + 2 * layout.block_count().div_ceil(32) as usize);
+        for block in (0..layout.block_count()).map(BlockIndex) {
+            for slot in 0..layout.source_symbol_count(block) {
+                let word = words.next().expect("a word for every slot");
+                let Some(esi) = (word >> 16).checked_sub(1) else { continue };
+                let size = layout.payload_size(block, Esi(esi as u16)).expect("a symbol of the block");
+                let start = block.offset() as usize + range_of(block, &layout, slot).start;
+                let hash = hash_of(payload_hash(&self.disk.bytes()[start..start + usize::from(size)]));
+                let label = &self.label;
+                assert_eq!(hash, word as u16, "{label}: block {block}, slot {slot} does not hold symbol {esi}");
+            }
+        }
+    }
+
     fn set_timer(&mut self) {
         let Some(life) = &mut self.life else { return };
         let Some(due) = life.machine.poll_timeout() else { return };
@@ -407,8 +508,31 @@ impl Host {
     }
 }
 
-fn target(work: Work) -> (BlockIndex, ObjectSize) {
-    match work {
-        Work::Hash { block, size } | Work::HashZeroes { block, size } | Work::Clear { block, size } => (block, size),
-    }
+/// The bytes that an entry is about.
+fn stored<'a>(bytes: &'a [u8], entry: &SlotEntry) -> &'a [u8] {
+    &bytes[entry.within as usize..][..usize::from(entry.size)]
+}
+
+fn decode(
+    bytes: &[u8],
+    block: BlockIndex,
+    layout: &Layout,
+    slots: &[SlotEntry],
+    kept: Option<(Esi, Vec<u8>)>,
+) -> Option<Decoded> {
+    let symbols = slots.iter().map(|entry| (entry.esi, stored(bytes, entry)));
+    let symbols = symbols.chain(kept.iter().map(|(esi, payload)| (*esi, payload.as_slice())));
+    let mut out = vec![0; bytes.len()];
+    Decoder::new().decode(layout, block, symbols, &mut out).ok()?;
+    let is_in_place = |slot: u16| slots.iter().any(|entry| entry.slot == slot && entry.esi.0 == slot);
+    let slots = (0..layout.source_symbol_count(block)).filter(|&slot| !is_in_place(slot));
+    let missing = slots.map(|slot| range_of(block, layout, slot)).collect();
+    Some(Decoded { bytes: out, missing })
+}
+
+/// A slot, in bytes from the start of its block.
+fn range_of(block: BlockIndex, layout: &Layout, slot: u16) -> Range<usize> {
+    let place = layout.place(block, Esi(slot)).expect("a slot of the block");
+    let start = (place.offset - block.offset()) as usize;
+    start..start + usize::from(place.size)
 }

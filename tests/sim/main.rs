@@ -246,6 +246,74 @@ fn receiver_that_crashes_again_and_again_resumes_on_torn_writes() {
     run_seeds(5, &scenario);
 }
 
+/// Killed, but with the power on: what came is not needed again.
+#[test]
+fn receiver_that_is_killed_again_and_again_needs_hardly_more_than_one_pass() {
+    let truth = truth(6 * MIB + 99);
+    let (packets, bytes) = truth.round(symbol_size(1408), 44 + u64::from(IP_OVERHEAD));
+    let pass_ns = 8 * bytes * 10;
+    let mut scenario = plain(&truth);
+    for count in [1, 20] {
+        let crash = |turn: u64| {
+            let down = Duration::from_micros(1);
+            Crash { at: Time::from_nanos(turn * pass_ns / (count + 1)), down, loses_power: false }
+        };
+        scenario.hosts[0].crashes = (1..=count).map(crash).collect();
+        let report = run(count, &scenario);
+        assert!(report.data_sent <= packets * 105 / 100, "{count}: {} sent, {packets} in a round", report.data_sent);
+    }
+}
+
+/// The power fails: at worst what came since it last did is lost.
+#[test]
+fn loss_of_power_costs_at_most_a_pass() {
+    let truth = truth(6 * MIB + 99);
+    let (packets, bytes) = truth.round(symbol_size(1408), 44 + u64::from(IP_OVERHEAD));
+    let mut scenario = plain(&truth);
+    let at = Time::from_nanos(8 * bytes * 10 * 7 / 10);
+    scenario.hosts[0].crashes = vec![Crash { at, down: Duration::from_millis(1), loses_power: true }];
+    for seed in 0..40 {
+        let report = run(seed, &scenario);
+        assert!(
+            report.data_sent <= packets * 180 / 100,
+            "seed {seed}: {} sent, {packets} in a round",
+            report.data_sent
+        );
+        assert_eq!(report.hosts[0].counts.blocks_failed, 0, "seed {seed}");
+    }
+}
+
+/// True repair symbols in no order, and source symbols at 20 % loss, killed now and then.
+#[test]
+fn repair_symbols_make_up_for_loss() {
+    let truth = truth(3 * MIB + 5);
+    let (packets, _) = truth.round(symbol_size(1408), 0);
+    let mut scenario = plain(&truth);
+    scenario.forgers = vec![forger(&truth, &[Forgery::Repair], Duration::from_micros(240))];
+    scenario.hosts[0].faults = Faults { loss: Loss::Random(Ppm::percent(20)), ..PERFECT };
+    for (seed, crash_count) in [(0, 0), (1, 0), (2, 3), (3, 3)] {
+        let down = Duration::from_micros(1);
+        let crash = |turn: u64| Crash { at: Time::from_nanos(turn * 40_000_000), down, loses_power: false };
+        scenario.hosts[0].crashes = (1..=crash_count).map(crash).collect();
+        let report = run(seed, &scenario);
+        // Half a round of repair symbols comes with each round.
+        assert!(report.data_sent <= packets * 110 / 100, "seed {seed}: {} of {packets} sent", report.data_sent);
+    }
+}
+
+/// A forger who sends a few false symbols among true repair symbols costs passes, and no more.
+#[test]
+fn repair_symbols_among_forged_ones_are_outlived() {
+    let truth = truth(3 * MIB + 5);
+    let mut scenario = plain(&truth);
+    scenario.forgers = vec![
+        forger(&truth, &[Forgery::Repair], Duration::from_micros(500)),
+        forger(&truth, &[Forgery::FalseData], Duration::from_millis(20)),
+    ];
+    scenario.hosts[0].faults = Faults { loss: Loss::Random(Ppm::percent(5)), ..PERFECT };
+    run_seeds(5, &scenario);
+}
+
 #[test]
 fn crash_between_the_last_block_and_the_rename_costs_a_block_and_no_pass() {
     // A block that the server is sending before a hashes packet has come is received again.

@@ -39,7 +39,7 @@ pub(crate) fn symbol_size(bytes: u16) -> SymbolSize {
 
 /// A receiver without limits, on a good network with a good disk.
 pub(crate) fn plain_host(join: Time) -> HostPlan {
-    let config = ReceiverConfig { size_max: 1 << 40, timeout: None, idle_timeout: None };
+    let config = ReceiverConfig { size_max: 1 << 40, timeout: None, idle_timeout: None, decode: true };
     HostPlan { join, faults: PERFECT, disk: GOOD, config, absences: Vec::new(), crashes: Vec::new() }
 }
 
@@ -123,7 +123,10 @@ impl Draw {
         let host_count = self.random.pick(&[1, 1, 1, 2, 4]);
         let hosts: Vec<_> = (0..host_count).map(|_| self.host()).collect();
         let forger_count = self.random.pick(&[0, 0, 0, 1, 2]);
-        let forgers: Vec<_> = (0..forger_count).map(|_| self.forger()).collect();
+        let mut forgers: Vec<_> = (0..forger_count).map(|_| self.forger()).collect();
+        if self.often(40) {
+            forgers.push(self.repairer());
+        }
         let deadline = self.last_fault.after(self.pass * PASS_COUNT_MAX).after(PATIENCE);
         Scenario { servers, hosts, forgers, truths, deadline, expect: Expect::Complete }
     }
@@ -213,11 +216,26 @@ impl Draw {
         let crashes = (0..crash_count).map(|_| self.crash()).collect();
         let absence_count = self.random.pick(&[0, 0, 0, 2]);
         let absences = (0..absence_count).map(|_| (self.moment(4), self.random.span(self.pass))).collect();
-        HostPlan { faults: self.faults(), disk: self.disk(), absences, crashes, ..plain_host(join) }
+        let config = ReceiverConfig { decode: self.often(85), ..plain_host(join).config };
+        HostPlan { config, faults: self.faults(), disk: self.disk(), absences, crashes, ..plain_host(join) }
     }
 
     fn crash(&mut self) -> Crash {
         Crash { at: self.moment(4), down: self.random.span(self.pass), loses_power: self.often(60) }
+    }
+
+    /// Sends true repair symbols to the end, in no order.
+    fn repairer(&mut self) -> ForgerPlan {
+        let (from, every) = (self.moment(2), self.packet * self.random.within(1..=20) as u32);
+        ForgerPlan {
+            truth: Arc::clone(&self.truth),
+            symbol_size: self.symbol_size,
+            kinds: vec![Forgery::Repair, Forgery::Repair, Forgery::Repair, Forgery::Control],
+            mask: Mask::Own(7),
+            from,
+            until: Time::from_nanos(u64::MAX),
+            every,
+        }
     }
 
     fn forger(&mut self) -> ForgerPlan {

@@ -3,14 +3,20 @@
 use serde_json::{Value, json};
 
 use super::objects::Object;
-use super::packets::{Entry, Manifest, Packet, data, hashes, text};
+use super::packets::{Entry, Manifest, Packet, data, hashes, repair, text};
 use super::{Objects, Vector};
 
 /// C of section 7, for one channel without repair symbols.
 pub(crate) fn cycle_length(object: &Object, symbol_size: u16) -> u64 {
+    cycle_length_with(object, symbol_size, 0)
+}
+
+/// C of section 7, for one channel and one window.
+fn cycle_length_with(object: &Object, symbol_size: u16, percent: usize) -> u64 {
     let blocks = object.bytes.chunks(1 << 20).enumerate();
     let sent = blocks.filter(|(block, _)| object.block_count() == 1 || !object.zero_blocks.contains(block));
-    let round: usize = sent.map(|(_, bytes)| bytes.len().div_ceil(usize::from(symbol_size))).sum();
+    let source = sent.map(|(_, bytes)| bytes.len().div_ceil(usize::from(symbol_size)));
+    let round: usize = source.map(|count| count + (count * percent).div_ceil(100)).sum();
     if round == 0 { 0 } else { (round * 4096_usize.div_ceil(round)) as u64 }
 }
 
@@ -35,6 +41,7 @@ pub(crate) fn all(objects: &Objects) -> Vec<Vector> {
     let mut vectors = manifests(objects);
     vectors.extend(special_manifests(objects));
     vectors.extend(data_packets(objects));
+    vectors.extend(repair_packets(objects));
     vectors.extend(hashes_packets(objects));
     vectors
 }
@@ -145,6 +152,46 @@ fn data_packets(objects: &Objects) -> Vec<Vector> {
     packet.fields.reserved = 1;
     vectors.push(vector("data-channel-254-reserved-bit", object, Some("manifest-three"), &packet, payload));
     vectors
+}
+
+/// Repair symbols, each after a manifest that says 50 %, which bounds nothing.
+fn repair_packets(objects: &Objects) -> Vec<Vector> {
+    let manifests = [
+        ("manifest-repair-one", "one", 1408),
+        ("manifest-repair-small", "small", 1408),
+        ("manifest-repair-block-512", "block", 512),
+        ("manifest-repair-block-8896", "block", 8896),
+        ("manifest-repair-two", "two", 1408),
+        ("manifest-repair-three", "three", 1408),
+        ("manifest-repair-seventeen", "seventeen", 1408),
+    ];
+    let manifest_of = |(name, object, symbol_size): (&str, &str, u16)| {
+        let object = objects.get(object);
+        let entry = Entry::own(0, cycle_length_with(object, symbol_size, 50));
+        let manifest = Manifest { percent: 50, ..Manifest::new(symbol_size, entry, text(object, "", "", "")) };
+        vector(name, object, None, &manifest.packet(object), manifest.json())
+    };
+    // Name, manifest, object, S, position, block, number of the repair symbol.
+    let packets = [
+        ("repair-one-symbol-block", "manifest-repair-one", "one", 1408, 1, 0, 0),
+        ("repair-one-symbol-block-last", "manifest-repair-one", "one", 1408, 4095, 0, 2),
+        ("repair-small-first", "manifest-repair-small", "small", 1408, 3, 0, 0),
+        ("repair-small-second", "manifest-repair-small", "small", 1408, 4, 0, 1),
+        ("repair-small-last", "manifest-repair-small", "small", 1408, (1 << 48) - 1, 0, 8),
+        ("repair-block-512-first", "manifest-repair-block-512", "block", 512, 2048, 0, 0),
+        ("repair-block-512-last", "manifest-repair-block-512", "block", 512, (1 << 48) - 1, 0, 6143),
+        ("repair-block-8896-last", "manifest-repair-block-8896", "block", 8896, 176, 0, 58),
+        ("repair-last-block-one-byte", "manifest-repair-two", "two", 1408, 17, 1, 0),
+        ("repair-after-zero-block", "manifest-repair-three", "three", 1408, 2235, 2, 372),
+        ("repair-beyond-padding", "manifest-repair-three", "three", 1408, (1 << 48) - 1, 0, 1024),
+        ("repair-last-block-of-seventeen", "manifest-repair-seventeen", "seventeen", 1408, 229, 16, 1),
+    ];
+    let vector_of = |(name, before, object, symbol_size, position, block, number)| {
+        let object = objects.get(object);
+        let (packet, payload) = repair(object, symbol_size, position, block, number);
+        vector(name, object, Some(before), &packet, payload)
+    };
+    manifests.into_iter().map(manifest_of).chain(packets.into_iter().map(vector_of)).collect()
 }
 
 fn hashes_packets(objects: &Objects) -> Vec<Vector> {

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::objects::Object;
+use super::reed_solomon::{Field, repair_symbols};
 
 #[derive(Clone)]
 pub(crate) struct Fields {
@@ -106,6 +107,17 @@ pub(crate) fn data(object: &Object, symbol_size: u16, position: u64, block: u32,
     let mut packet = Packet::new(1, object, symbol_size, object.bytes[start..end].to_vec());
     packet.fields = Fields { position, block, esi, ..packet.fields };
     (packet, json!({ "object_offset": start, "size": end - start }))
+}
+
+/// The data packet of repair symbol `repair` of `block`.
+pub(crate) fn repair(object: &Object, symbol_size: u16, position: u64, block: u32, repair: u16) -> (Packet, Value) {
+    let bytes = object.bytes.chunks(1 << 20).nth(usize::try_from(block).unwrap()).unwrap();
+    let source_count = u16::try_from(bytes.len().div_ceil(usize::from(symbol_size))).unwrap();
+    let symbols = repair_symbols(&Field::new(), bytes, usize::from(symbol_size), &[usize::from(repair)]);
+    let mut packet = Packet::new(1, object, symbol_size, symbols.into_iter().next().unwrap());
+    packet.fields = Fields { position, block, esi: source_count + repair, ..packet.fields };
+    let size = packet.payload.len();
+    (packet, json!({ "source_symbols": source_count, "repair_symbol": repair, "size": size }))
 }
 
 /// The hashes packet of a group.

@@ -237,7 +237,7 @@ impl Sink {
                 }
                 Action::Remap { word_count } => {
                     let memory = self.memory(word_count);
-                    self.receiver.handle_remapped(memory);
+                    self.receiver.handle_remapped(now, memory);
                 }
                 Action::Commit => self.is_committed = true,
                 Action::GiveUp(reason) => panic!("gave up: {reason:?}"),

@@ -248,11 +248,11 @@ fn block_that_is_being_decoded_when_the_symbol_size_changes_is_still_right() {
         if let Some(work) = work {
             sink.perform(at(10), work);
             let write = sink.receiver.poll_work().unwrap();
-            sink.receiver.handle_remapped(plain_memory(word_count));
+            sink.receiver.handle_remapped(at(10), plain_memory(word_count));
             sink.perform(at(10), write);
         } else {
             assert_eq!(sink.receiver.poll_work(), None);
-            sink.receiver.handle_remapped(plain_memory(word_count));
+            sink.receiver.handle_remapped(at(10), plain_memory(word_count));
         }
         assert_eq!(sink.receiver.progress().blocks_verified, u32::from(is_polled));
         sink.feed_block(at(10), host(1), &successor, 1);

@@ -180,7 +180,7 @@ fn symbols_are_dropped_until_there_is_a_map_for_their_size() {
         sink.receiver.handle_datagram(at(0), host(1), &source.data(0, 0)),
         Verdict::Dropped(DropReason::Remapping)
     );
-    sink.receiver.handle_remapped(plain_memory(word_count));
+    sink.receiver.handle_remapped(at(0), plain_memory(word_count));
     assert!(matches!(sink.take(at(0), host(1), &source.data(0, 0)), Verdict::Store(_)));
 }
 
