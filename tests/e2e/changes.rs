@@ -259,7 +259,9 @@ fn block_device_is_sent_and_its_changes_reach_no_receiver() {
     let image = lab.path("image");
     fs::copy(&original, &image).expect("copy");
     let device = BlockDevice::new(&image);
-    let server = serve(&lab, &server_host, device.path(), Family::V4.group(), &["--rate", "30M"]);
+    // Without repair symbols, from which the old content could be rebuilt.
+    let options = ["--rate", "30M", "--fec", "0"];
+    let server = serve(&lab, &server_host, device.path(), Family::V4.group(), &options);
     let sending = server.wait_for_event("sending");
     assert_eq!((text(&sending, "hold"), count(&sending, "size")), ("none", SIZE));
     let _ =
