@@ -58,14 +58,22 @@ fn transfer(server: impl FnOnce(&Lab, &Host) -> Command, options: &[&str]) -> Ou
     let receiver = receive(&receiver_host, &lab.path("copy"), Family::V4.group());
     let _ = receiver.wait_for_event("listening");
     let command = server(&lab, &server_host);
-    let server = serve_by(command, &lab, &source, Family::V4.group(), &[&["--rate", "30M"], options].concat());
+    let server = serve_by(
+        command,
+        &lab,
+        &source,
+        Family::V4.group(),
+        &[&["--rate", "30M", "--cycles", "1", "--fec", "0"], options].concat(),
+    );
     let first_engine = text(&server.wait_for_event("sending"), "engine").to_owned();
     let receiver = receiver.wait();
     let end = receiver.completed();
     assert_same(&lab.path("copy"), &source);
     assert_eq!(count(&end["counts"], "blocks_failed"), 0);
     let lost = senders(end).iter().map(|sender| count(sender, "lost")).sum();
-    Outcome { first_engine, server: server.terminate(), lost }
+    let server = server.wait();
+    assert_eq!(server.exit, Some(0), "one pass is done; stderr: {}", server.stderr);
+    Outcome { first_engine, server, lost }
 }
 
 impl Outcome {

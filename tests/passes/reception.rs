@@ -63,7 +63,14 @@ pub(crate) struct Reception<'a> {
 
 impl<'a> Reception<'a> {
     /// Receives all of it into `file` from a random moment on; the data packets sent meanwhile.
-    pub(crate) fn run(truth: &'a Truth, broadcast: &Broadcast, loss: Loss, seed: u64, decodes: bool, file: &'a mut [u8]) -> u64 {
+    pub(crate) fn run(
+        truth: &'a Truth,
+        broadcast: &Broadcast,
+        loss: Loss,
+        seed: u64,
+        decodes: bool,
+        file: &'a mut [u8],
+    ) -> u64 {
         let mut random = Random::new(seed);
         file.fill(0xEE);
         let join = random.below(broadcast.cycle_length());
@@ -172,7 +179,10 @@ impl<'a> Reception<'a> {
             None => {
                 let esis: BTreeSet<_> = symbols.clone().map(|(esi, _)| esi).collect();
                 assert!(esis.len() >= usize::from(layout.source_symbol_count(block)), "enough of them");
-                assert!(symbols.into_iter().all(|(esi, symbol)| symbol == self.truth.symbol(block, esi)), "the right ones");
+                assert!(
+                    symbols.into_iter().all(|(esi, symbol)| symbol == self.truth.symbol(block, esi)),
+                    "the right ones"
+                );
                 self.truth.bytes[self.range(block)].to_vec()
             }
         };
