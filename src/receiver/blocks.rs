@@ -115,6 +115,9 @@ struct Block {
     touched: bool,
 }
 
+/// With 6 bits for each of 2,048 slots at most, a block costs less than 2 KiB: 4,096 of them, which are 4 GiB, less than 8 MiB.
+const _: () = assert!(size_of::<Block>() + 6 * 2048 / 8 <= 2048);
+
 const NEW_BLOCK: Block = Block {
     state: State::Open,
     value: None,
