@@ -72,8 +72,9 @@ fn note(found: &mut QueuedErrors, error: &libc::sock_extended_err) {
 #[cfg(test)]
 mod tests {
     use std::net::UdpSocket;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
+    use super::super::clock;
     use super::super::socket::{self, OptionName};
     use super::*;
 
@@ -95,9 +96,9 @@ mod tests {
             assert_eq!(queue.take(&socket), QueuedErrors::default());
             socket.send(b"nobody there").unwrap();
             // The answer comes within the call, but for a kernel that is busy.
-            let started = Instant::now();
+            let deadline = clock::now().after(Duration::from_secs(5));
             let mut found = queue.take(&socket);
-            while found == QueuedErrors::default() && started.elapsed() < Duration::from_secs(5) {
+            while found == QueuedErrors::default() && clock::now() < deadline {
                 found = queue.take(&socket);
             }
             assert_eq!(found, QueuedErrors { icmp_count: 1, local: None });
