@@ -9,7 +9,7 @@ mod support;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use iotupd::drive::bench::{Blast, DATAGRAM_SIZE, Manner, Object, OurSender, Way};
+use iotupd::drive::bench::{Blast, DATAGRAM_SIZE, Manner, Object, OurSender, SYMBOL_SIZE, Way};
 use iotupd::drive::serve::EngineChoice;
 use iotupd::sender::{Fec, Pacing};
 
@@ -18,6 +18,8 @@ use support::{Noise, Tally, print_machine, say, way};
 const ENGINES: [EngineChoice; 2] = [EngineChoice::Uring, EngineChoice::Sendmmsg];
 /// Turns that the engines take: a machine that slows down slows all of them.
 const TURN_COUNT: u32 = 10;
+/// Symbols that fill an MTU of 9000.
+const SYMBOL_SIZE_JUMBO: u16 = 8896;
 /// Packets of one turn: some tenths of a second.
 const TURN_PACKETS: u64 = 500_000;
 
@@ -33,7 +35,11 @@ fn engines(criterion: &mut Criterion) {
     });
     let (object, mut next) = (Object::open(&noise.path).expect("map the file"), 0);
     group.bench_function("copies", |bencher| {
-        let mut send = |count| blast.send_copies(&object, &mut next, count).expect("send");
+        let mut send = |count| blast.send_copies(&object, SYMBOL_SIZE.into(), &mut next, count).expect("send");
+        bencher.iter_custom(|count| Tally::default().measure(count, &mut send));
+    });
+    group.bench_function("gathers", |bencher| {
+        let mut send = |count| blast.send_gathered(&object, SYMBOL_SIZE.into(), &mut next, count).expect("send");
         bencher.iter_custom(|count| Tally::default().measure(count, &mut send));
     });
     for engine in ENGINES {
@@ -51,6 +57,22 @@ fn engines(criterion: &mut Criterion) {
     }
     group.finish();
     compare(&way, &noise, &object, &mut blast);
+    compare_gathering(&object, &mut blast);
+}
+
+/// Whether it pays to let the kernel gather what the virtual servers copy.
+fn compare_gathering(object: &Object, blast: &mut Blast) {
+    say("Gbit/s of payload, one core: headers and payloads copied together, or gathered by the kernel");
+    for symbol_size in [SYMBOL_SIZE, SYMBOL_SIZE_JUMBO].map(usize::from) {
+        let (mut copies, mut gathers, mut next) = (Tally::default(), Tally::default(), 0);
+        let packets = TURN_PACKETS * u64::from(SYMBOL_SIZE) / symbol_size as u64;
+        for _ in 0..TURN_COUNT {
+            copies.measure(packets, |count| blast.send_copies(object, symbol_size, &mut next, count).expect("send"));
+            gathers.measure(packets, |count| blast.send_gathered(object, symbol_size, &mut next, count).expect("send"));
+        }
+        let [copied, gathered] = [copies, gathers].map(|tally| tally.per_second() * symbol_size as f64 * 8e-9);
+        say(&format!("symbols of {symbol_size}: copied {copied:6.1}  gathered {gathered:6.1}  {:.3}", gathered / copied));
+    }
 }
 
 /// Block after block, as `--fec 0 --rate max` does it.
@@ -68,7 +90,9 @@ fn compare(way: &Way, noise: &Noise, object: &Object, blast: &mut Blast) {
             sender.send_packets(sender.round_length()).expect("send one pass");
             for _ in 0..TURN_COUNT {
                 most.measure(TURN_PACKETS, |count| blast.send_packets(count).expect("send"));
-                copies.measure(TURN_PACKETS, |count| blast.send_copies(object, &mut next, count).expect("send"));
+                copies.measure(TURN_PACKETS, |count| {
+                    blast.send_copies(object, SYMBOL_SIZE.into(), &mut next, count).expect("send")
+                });
                 ours.measure(TURN_PACKETS, |count| sender.send_packets(count).expect("send"));
             }
             sender.engine_name()

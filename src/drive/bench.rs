@@ -1,24 +1,26 @@
 //! What benches and the allocation test see of the two loops: the real pieces, driven a number of packets at a time. No program
 //! uses this, and nothing here is stable.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
 use super::kept::KeptSymbols;
 use super::line::{EngineChoice, Line};
 use super::repair::Repair;
-use super::virtual_server::{Common, Published, Trouble, VirtualServer};
+use super::virtual_server::{Common, PREFETCH_DISTANCE, Published, Trouble, VirtualServer};
 use super::{choose, runs, serve};
 use crate::digest::{ObjectTree, block_value, zero_block_value};
 use crate::failure::{Exit, Failure};
 use crate::limits::{BLOCK_SIZE, GSO_MESSAGE_SIZE_MAX, HEADER_SIZE, RECEIVE_BATCH};
 use crate::receiver::{Action, Receiver, ReceiverConfig, Verdict, plain_memory};
 use crate::sender::{Fec, Outgoing, Pacing, Sender, SenderConfig, Step};
-use crate::sys::{Interface, Message, Scratch, SendOptions, SendSocket, SourceFile, SourceMap, Target, clock};
+use crate::sys::{Interface, Message, Scratch, SendOptions, SendSocket, SourceFile, SourceMap, Target, clock, memory};
 use crate::types::{BlockIndex, SymbolSize, Time};
 
 /// The payload of full data packets: what fills an MTU of 1500.
@@ -88,22 +90,45 @@ impl Blast {
         Ok(sent)
     }
 
-    /// The same, but every payload is copied from `content` first, on from symbol `next`: what no sender that copies can beat.
+    /// The same, but every payload of `symbol_size` bytes is copied from `content` first, on from symbol `next`, and asked for a little
+    /// earlier: what no sender that copies can beat.
     ///
     /// # Errors
     /// What the kernel says.
-    ///
-    /// # Panics
-    /// If the object has no full symbol.
-    pub fn send_copies(&mut self, content: &Object, next: &mut usize, count: u64) -> io::Result<u64> {
-        let symbols = content.content.as_chunks::<{ SYMBOL_SIZE as usize }>().0;
+    pub fn send_copies(&mut self, content: &Object, symbol_size: usize, next: &mut usize, count: u64) -> io::Result<u64> {
+        let segment_size = HEADER_SIZE + symbol_size;
+        let segment_count = GSO_MESSAGE_SIZE_MAX / segment_size;
+        let message = Message { start: 0, size: segment_count * segment_size, segment_size };
         let mut sent = 0;
         while sent < count {
-            for datagram in self.buffer.chunks_exact_mut(DATAGRAM_SIZE) {
-                datagram[HEADER_SIZE..].copy_from_slice(&symbols[*next % symbols.len()]);
+            for datagram in self.buffer[..message.size].chunks_exact_mut(segment_size) {
+                memory::prefetch(content.symbol(*next + PREFETCH_DISTANCE, symbol_size));
+                datagram[HEADER_SIZE..].copy_from_slice(content.symbol(*next, symbol_size));
                 *next += 1;
             }
-            sent += self.socket.send(&self.buffer, &self.messages[..1])? as u64 * SEGMENT_COUNT as u64;
+            sent += self.socket.send(&self.buffer, &[message])? as u64 * segment_count as u64;
+        }
+        Ok(sent)
+    }
+
+    /// The same, but nothing is copied: the kernel gathers headers and payloads from where they are.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn send_gathered(&mut self, content: &Object, symbol_size: usize, next: &mut usize, count: u64) -> io::Result<u64> {
+        let segment_size = HEADER_SIZE + symbol_size;
+        let segment_count = GSO_MESSAGE_SIZE_MAX / segment_size;
+        let cut = [ControlMessage::UdpGsoSegments(&u16::try_from(segment_size).expect("a datagram"))];
+        let mut sent = 0;
+        while sent < count {
+            let mut parts = Vec::with_capacity(2 * segment_count);
+            for header in self.buffer.chunks_exact(HEADER_SIZE).take(segment_count) {
+                memory::prefetch(content.symbol(*next, symbol_size));
+                parts.extend([IoSlice::new(header), IoSlice::new(content.symbol(*next, symbol_size))]);
+                *next += 1;
+            }
+            sendmsg::<()>(self.socket.as_raw_fd(), &parts, &cut, MsgFlags::empty(), None)?;
+            sent += segment_count as u64;
         }
         Ok(sent)
     }
@@ -132,6 +157,12 @@ impl Object {
             Failure::new(Exit::BadData, format!("describe {}", path.display()), refusal.to_string())
         })?;
         Ok(Self { manifest_text: manifest.to_text().into_bytes(), content, tree })
+    }
+
+    /// Symbol `number` of an endless object.
+    fn symbol(&self, number: usize, size: usize) -> &[u8] {
+        let start = number % (self.content.len() / size) * size;
+        &self.content[start..start + size]
     }
 
     fn sender(&self, pacing: Pacing, fec: Fec) -> Sender {

@@ -112,7 +112,7 @@ impl SendSocket {
         self.gso
     }
 
-    pub(super) fn as_raw_fd(&self) -> i32 {
+    pub(crate) fn as_raw_fd(&self) -> i32 {
         self.socket.as_raw_fd()
     }
 
