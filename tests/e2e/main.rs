@@ -10,6 +10,7 @@
 mod changes;
 mod errors;
 mod fallback;
+mod fec;
 mod figures;
 mod files;
 mod garbage;
