@@ -71,7 +71,10 @@ fn compare_gathering(object: &Object, blast: &mut Blast) {
             gathers.measure(packets, |count| blast.send_gathered(object, symbol_size, &mut next, count).expect("send"));
         }
         let [copied, gathered] = [copies, gathers].map(|tally| tally.per_second() * symbol_size as f64 * 8e-9);
-        say(&format!("symbols of {symbol_size}: copied {copied:6.1}  gathered {gathered:6.1}  {:.3}", gathered / copied));
+        say(&format!(
+            "symbols of {symbol_size}: copied {copied:6.1}  gathered {gathered:6.1}  {:.3}",
+            gathered / copied
+        ));
     }
 }
 

@@ -95,7 +95,13 @@ impl Blast {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn send_copies(&mut self, content: &Object, symbol_size: usize, next: &mut usize, count: u64) -> io::Result<u64> {
+    pub fn send_copies(
+        &mut self,
+        content: &Object,
+        symbol_size: usize,
+        next: &mut usize,
+        count: u64,
+    ) -> io::Result<u64> {
         let segment_size = HEADER_SIZE + symbol_size;
         let segment_count = GSO_MESSAGE_SIZE_MAX / segment_size;
         let message = Message { start: 0, size: segment_count * segment_size, segment_size };
@@ -115,7 +121,13 @@ impl Blast {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn send_gathered(&mut self, content: &Object, symbol_size: usize, next: &mut usize, count: u64) -> io::Result<u64> {
+    pub fn send_gathered(
+        &mut self,
+        content: &Object,
+        symbol_size: usize,
+        next: &mut usize,
+        count: u64,
+    ) -> io::Result<u64> {
         let segment_size = HEADER_SIZE + symbol_size;
         let segment_count = GSO_MESSAGE_SIZE_MAX / segment_size;
         let cut = [ControlMessage::UdpGsoSegments(&u16::try_from(segment_size).expect("a datagram"))];

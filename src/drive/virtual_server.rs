@@ -1,9 +1,9 @@
 //! One virtual server: a thread with its own machine, socket and engine, which waits for no other. It shares the object's bytes and
 //! the hashes of its payloads, tells what it has sent by counters, and everything else by events.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender as EventSender;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::burst::Burst;
