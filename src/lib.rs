@@ -10,7 +10,8 @@
 //!
 //! ```text
 //! bin ─► cli, drive ─► sender, receiver ─► wire ─► manifest ─► digest ─► object ─► types, limits, failure
-//!               └────► sys ──────────────────────────────────────────────────► types, limits, failure
+//!               ├────► fec ────────────────────────────────────────────► object
+//!               └────► sys ──────────────────────────────────────────────────────► types, limits, failure
 //! ```
 //!
 //! A module uses only what is below it, and a test (`tests/floors.rs`) fails on any other import.
@@ -24,11 +25,29 @@
 //!
 //! # A packet's way
 //!
-//! `sender::Sender` says which packet is next, and when. `drive::serve` composes bursts of them in one buffer and hands them to
-//! io_uring (`sys::UringSocket`) or `sendmmsg` (`sys::SendSocket`), which send equal-sized neighbours as one GSO message. On the other
-//! side `sys::ReceiveSocket` fills a batch, `receiver::Receiver` judges every datagram and answers where its payload belongs,
-//! `drive::receive` writes contiguous runs by one `pwritev`, and worker threads hash the blocks that the machine asks to have
-//! verified. Only a verified block counts; when all are, the file is synced and renamed into place.
+//! `sender::Sender` says which packet is next, and when: positions of a cycle, which `sender::Carousel` maps to symbols, block after
+//! block, or in rows over all blocks where there are repair symbols. A server runs several *virtual servers*
+//! (`drive::virtual_server`), each a thread with a sender, a socket and an engine of its own; they share the mapped source, the
+//! hashes of its payloads and the repair symbols, which `drive::repair` computes in the background. Each composes bursts in
+//! one buffer and hands them to io_uring (`sys::UringSocket`) or `sendmmsg` (`sys::SendSocket`), which send equal-sized neighbours as one GSO
+//! message. What the kernel refuses is sent again (`drive::line`); only errors of this host count, not what ICMP claims. The main
+//! thread watches the file, the signals and the clock.
+//!
+//! On the other side `sys::ReceiveSocket` fills a batch, `receiver::Receiver` judges every datagram and answers where its payload
+//! belongs: a source symbol in its own place, a repair symbol in the place of one that is missing. `drive::receive` writes
+//! contiguous runs by one `pwritev`, and tells the machine, which notes in the *slot map* what is where. The map is a mapped
+//! file, so a receiver that is killed loses only what had not been written. Worker threads (`drive::workers`) hash the blocks that the
+//! machine asks to have verified, and decode those that have enough symbols but not their own; what has been decoded is written only
+//! when its digest is right. Only a verified block counts; when all are, the file is synced and renamed into place.
+//!
+//! # What is written where
+//!
+//! | file | content | trusted |
+//! |---|---|---|
+//! | `.NAME.part` | the object as far as it has come, repair symbols among it | nothing, until a block's digest is right |
+//! | `.NAME.slots` | which symbol is in which slot, and its hash (`receiver`, module `slots`) | nothing: it says where to look |
+//! | `.NAME.object` | which object the two belong to (`sys::target`) | only to set them aside |
+//! | unnamed, in the cache folder | payload hashes and repair symbols of a server | as memory is |
 
 #![deny(unsafe_code)]
 

@@ -6,11 +6,19 @@ use std::ops::Range;
 use crate::limits::{BLOCK_SIZE, GROUP_LOG2_MAX, REPAIR_PERCENT_MAX};
 use crate::types::{BlockIndex, Esi, ObjectSize, SymbolSize};
 
+/// Bytes of a block that is not the object's last.
+const FULL_BLOCK_SIZE: u32 = BLOCK_SIZE as u32;
+
 /// Where everything of an object lies for one symbol size.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Layout {
     size: ObjectSize,
     symbol_size: SymbolSize,
+    // What follows from these, so that no packet costs a division.
+    block_count: u32,
+    last_block_size: u32,
+    full_source_count: u16,
+    last_source_count: u16,
 }
 
 /// Where a source symbol belongs.
@@ -26,7 +34,20 @@ impl Layout {
     /// The layout of an object of `size` bytes in symbols of `symbol_size`.
     #[must_use]
     pub fn new(size: ObjectSize, symbol_size: SymbolSize) -> Self {
-        Self { size, symbol_size }
+        let block_count = size.block_count();
+        let last_block_size = block_size(size, BlockIndex(block_count.saturating_sub(1)));
+        let source_count = |bytes: u32| {
+            let count = bytes.div_ceil(u32::from(symbol_size.bytes()));
+            u16::try_from(count).expect("2^20 bytes are at most 2,048 symbols")
+        };
+        Self {
+            size,
+            symbol_size,
+            block_count,
+            last_block_size,
+            full_source_count: source_count(FULL_BLOCK_SIZE),
+            last_source_count: source_count(last_block_size),
+        }
     }
 
     /// The object's size.
@@ -44,20 +65,28 @@ impl Layout {
     /// The number of source blocks.
     #[must_use]
     pub fn block_count(&self) -> u32 {
-        self.size.block_count()
+        self.block_count
     }
 
     /// L_b: the bytes of a block of this object.
     #[must_use]
     pub fn block_size(&self, block: BlockIndex) -> u32 {
-        block_size(self.size, block)
+        self.by_block(block, FULL_BLOCK_SIZE, self.last_block_size)
+    }
+
+    /// `full` for all blocks but the object's last; 0 beyond that.
+    fn by_block<T: Default>(&self, block: BlockIndex, full: T, last: T) -> T {
+        match block.0.checked_add(1) {
+            Some(number) if number < self.block_count => full,
+            Some(number) if number == self.block_count => last,
+            _ => T::default(),
+        }
     }
 
     /// K_b: the number of source symbols of a block of this object.
     #[must_use]
     pub fn source_symbol_count(&self, block: BlockIndex) -> u16 {
-        let count = self.block_size(block).div_ceil(u32::from(self.symbol_size.bytes()));
-        u16::try_from(count).expect("2^20 bytes are at most 2,048 symbols")
+        self.by_block(block, self.full_source_count, self.last_source_count)
     }
 
     /// R_b: how many repair symbols a sender adds to a block at `percent`.
@@ -71,15 +100,12 @@ impl Layout {
     /// The payload of symbol `esi` of a block of this object: its exact length in bytes. `None` if no packet can carry it.
     #[must_use]
     pub fn payload_size(&self, block: BlockIndex, esi: Esi) -> Option<u16> {
-        if block.0 >= self.block_count() {
-            return None;
+        if let Some(place) = self.place(block, esi) {
+            return Some(place.size);
         }
         let esi_end = self.source_symbol_count(block) + self.repair_symbol_count(block, REPAIR_PERCENT_MAX);
         if esi.0 >= esi_end {
             return None;
-        }
-        if let Some(place) = self.place(block, esi) {
-            return Some(place.size);
         }
         Some(self.shard_size(block))
     }
@@ -96,7 +122,7 @@ impl Layout {
     /// Where source symbol `esi` belongs; `None` if it is a repair symbol or not of this object.
     #[must_use]
     pub fn place(&self, block: BlockIndex, esi: Esi) -> Option<Place> {
-        if block.0 >= self.block_count() || esi.0 >= self.source_symbol_count(block) {
+        if esi.0 >= self.source_symbol_count(block) {
             return None;
         }
         let within = u32::from(esi.0) * u32::from(self.symbol_size.bytes());

@@ -10,6 +10,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::hint::black_box;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -97,7 +98,7 @@ fn sender_allocates_nothing(engine: EngineChoice, pacing: Pacing, fec: Fec) {
 
 #[test]
 fn the_allocator_counts() {
-    assert_eq!(allocations_of(|| Box::new(7)), 1);
+    assert_eq!(allocations_of(|| black_box(Box::new(7))), 1);
     assert_eq!(allocations_of(|| [7]), 0);
     let mut list = vec![1_u8];
     assert_eq!(allocations_of(|| list.extend([2; 1000])), 1);

@@ -435,7 +435,10 @@ impl<'a> Server<'a> {
             let (passes, counts) = (self.passes(totals), totals.counts);
             let seconds = now.since(self.started).as_secs_f64();
             let rate = report::rate(8.0 * counts.ip_bytes as f64 / seconds.max(1e-3));
-            let text = format!("{passes:.2} passes, {rate}, {} packets", counts.data + counts.manifest + counts.hashes);
+            let text = format!(
+                "{passes:.2} passes, {rate}, {} packets",
+                counts.data + counts.manifest + counts.hashes + counts.outside
+            );
             let fields = self.figures(now, totals);
             self.report.progress(now, "status", fields, 0, 0, text);
         }
@@ -472,6 +475,7 @@ impl<'a> Server<'a> {
             "data": totals.counts.data,
             "manifest": totals.counts.manifest,
             "hashes": totals.counts.hashes,
+            "outside": totals.counts.outside,
             "ip_bytes": totals.counts.ip_bytes,
             "seconds": now.since(self.started).as_secs_f64(),
             "lost_seconds": totals.lost.as_secs_f64(),

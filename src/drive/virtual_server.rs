@@ -57,6 +57,7 @@ pub(super) struct Published {
     data: AtomicU64,
     manifest: AtomicU64,
     hashes: AtomicU64,
+    outside: AtomicU64,
     ip_bytes: AtomicU64,
     lost_ns: AtomicU64,
     refused: AtomicU64,
@@ -86,6 +87,7 @@ impl Published {
             (&self.data, counts.data),
             (&self.manifest, counts.manifest),
             (&self.hashes, counts.hashes),
+            (&self.outside, counts.outside),
             (&self.ip_bytes, counts.ip_bytes),
             (&self.lost_ns, lost_ns),
             (&self.refused, refusals.refused),
@@ -105,6 +107,7 @@ impl Published {
             totals.counts.data += value(&one.data);
             totals.counts.manifest += value(&one.manifest);
             totals.counts.hashes += value(&one.hashes);
+            totals.counts.outside += value(&one.outside);
             totals.counts.ip_bytes += value(&one.ip_bytes);
             totals.lost = totals.lost.max(Duration::from_nanos(value(&one.lost_ns)));
             totals.refusals.refused += value(&one.refused);

@@ -41,6 +41,8 @@ pub struct Carousel {
     percent: u16,
     sent: SentBlocks,
     order: Order,
+    /// K + R of a block that is not the object's last.
+    full_symbol_count: u64,
     round_length: u64,
     cycle_length: u64,
     /// Payload bytes of one round.
@@ -100,7 +102,8 @@ impl Carousel {
         let last_bytes = if sends_last { payload_bytes(last) } else { 0 };
         let full_bytes = if shape.full_count > 0 { shape.full_count * payload_bytes(BlockIndex(0)) } else { 0 };
         let round_bytes = full_bytes + last_bytes;
-        Self { layout, percent: fec.percent, sent, order, round_length, cycle_length, round_bytes }
+        let full_symbol_count = shape.full_symbol_count;
+        Self { layout, percent: fec.percent, sent, order, full_symbol_count, round_length, cycle_length, round_bytes }
     }
 
     /// Where everything lies.
@@ -192,7 +195,7 @@ impl Carousel {
     /// for each. `None` if its block is not sent.
     pub(super) fn slot_of(&self, block: BlockIndex, esi: Esi) -> Option<u64> {
         let rank = u64::from(self.sent.rank(block)?);
-        Some(rank * u64::from(symbol_count(&self.layout, self.percent, BlockIndex(0))) + u64::from(esi.0))
+        Some(rank * self.full_symbol_count + u64::from(esi.0))
     }
 
     /// A cursor at `position`, which must be within the cycle.

@@ -32,7 +32,7 @@ fn one_pass_of_three_virtual_servers_is_every_symbol_once() {
         let source = make(&lab, "source", Content::Random { size: 8 * MIB + 77, seed: 1 });
         let receiver = receive(&receiver_host, &lab.path("copy"), family.group());
         let _ = receiver.wait_for_event("listening");
-        let options = ["--rate", "100M", "--virtual-servers", "3", "--cycles", "1", "--engine", engine];
+        let options = ["--rate", "100M", "--virtual-servers", "3", "--cycles", "1", "--fec", "0", "--engine", engine];
         let server = serve(&lab, &server_host, &source, family.group(), &options).wait();
         let receiver = receiver.wait();
         let (sent, end) = (server.completed(), receiver.completed());
@@ -60,7 +60,7 @@ fn rate_is_that_of_all_virtual_servers_together() {
     let mut lab = Lab::new();
     let host = lab.host();
     let source = make(&lab, "source", Content::Random { size: 8 * MIB, seed: 1 });
-    let options = ["--rate", "80M", "--virtual-servers", "4", "--cycles", "3"];
+    let options = ["--rate", "80M", "--virtual-servers", "4", "--cycles", "3", "--fec", "0"];
     let server = serve(&lab, &host, &source, Family::V4.group(), &options).wait();
     let end = server.completed();
     let rate = 8.0 * number(end, "ip_bytes") / (number(end, "seconds") - number(end, "lost_seconds"));
@@ -74,7 +74,7 @@ fn virtual_server_that_stands_still_does_not_hold_up_the_other() {
     let mut lab = Lab::new();
     let (server_host, receiver_host) = (lab.host(), lab.host());
     let source = make(&lab, "source", Content::Random { size: 8 * MIB, seed: 1 });
-    let options = ["--rate", "40M", "--virtual-servers", "2"];
+    let options = ["--rate", "40M", "--virtual-servers", "2", "--fec", "0"];
     let server = serve(&lab, &server_host, &source, Family::V4.group(), &options);
     let all = virtual_servers(&server.wait_for_event("sending"));
     let stopped = Stopped::new(&server, "server 1");

@@ -50,6 +50,11 @@ impl Truth {
         Self { repair, tree, layout, percent, bytes }
     }
 
+    /// All blocks have the same size.
+    pub(crate) fn block_count(&self) -> usize {
+        self.repair.len()
+    }
+
     /// Source symbols of the whole object: the packets of an ideal pass.
     pub(crate) fn source_symbol_count(&self) -> u64 {
         let blocks = (0..self.layout.block_count()).map(BlockIndex);

@@ -15,6 +15,8 @@ use crate::broadcast::{Broadcast, Truth};
 use crate::random::{Ppm, Random};
 
 const HEADER_SIZE: usize = 44;
+/// Data packets between two of the control packets that a receiver needs, with some of them lost.
+const CONTROL_WAIT_MAX: u64 = 4_000;
 /// Far more than any reception takes.
 const PASSES_MAX: u64 = 100;
 
@@ -49,6 +51,39 @@ impl Link {
     }
 }
 
+/// Which symbols have arrived, and since when they are enough.
+struct Arrived {
+    needed: usize,
+    blocks: Vec<BTreeSet<Esi>>,
+    open_count: usize,
+    enough_at: Option<u64>,
+}
+
+impl Arrived {
+    fn new(truth: &Truth) -> Self {
+        let blocks = vec![BTreeSet::new(); truth.block_count()];
+        Self {
+            needed: truth.source_symbol_count() as usize / blocks.len(),
+            open_count: blocks.len(),
+            blocks,
+            enough_at: None,
+        }
+    }
+
+    fn note(&mut self, packet: &[u8], sent: u64) {
+        // Offsets of docs/PROTOCOL.md, section 3.
+        let esi = Esi(u16::from_be_bytes([packet[30], packet[31]]));
+        let block = u32::from_be_bytes([packet[32], packet[33], packet[34], packet[35]]);
+        let symbols = &mut self.blocks[block as usize];
+        if symbols.len() < self.needed && symbols.insert(esi) && symbols.len() == self.needed {
+            self.open_count -= 1;
+            if self.open_count == 0 {
+                self.enough_at = Some(sent);
+            }
+        }
+    }
+}
+
 /// A receiver with its file.
 pub(crate) struct Reception<'a> {
     truth: &'a Truth,
@@ -62,7 +97,8 @@ pub(crate) struct Reception<'a> {
 }
 
 impl<'a> Reception<'a> {
-    /// Receives all of it into `file` from a random moment on; the data packets sent meanwhile.
+    /// Receives all of it into `file` from a random moment on; the data packets sent meanwhile. No packet was received in vain: it is
+    /// complete when each block has had as many different symbols as it has source symbols, or when the last proof comes.
     pub(crate) fn run(
         truth: &'a Truth,
         broadcast: &Broadcast,
@@ -85,6 +121,7 @@ impl<'a> Reception<'a> {
             decoder: decodes.then(Decoder::new),
             is_complete: false,
         };
+        let mut arrived = Arrived::new(truth);
         for sent in 0..PASSES_MAX * truth.source_symbol_count() {
             let position = join + sent;
             if let Some(control) = broadcast.control(position)
@@ -93,9 +130,12 @@ impl<'a> Reception<'a> {
                 reception.take(control);
             }
             if !link.loses() {
+                arrived.note(broadcast.data(position), sent + 1);
                 reception.take(broadcast.data(position));
             }
             if reception.is_complete {
+                let late = sent + 1 - arrived.enough_at.expect("fewer symbols give no block");
+                assert!(late <= CONTROL_WAIT_MAX, "complete {late} packets later than possible: {loss:?}, seed {seed}");
                 assert!(*reception.file == truth.bytes, "a complete file is the object");
                 return sent + 1;
             }

@@ -12,7 +12,7 @@ use libc::{c_int, c_void, siginfo_t};
 use memmap2::{Advice, Mmap, MmapOptions};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-/// The bytes of a [`SourceFile`], read from storage when touched.
+/// The bytes of a [`SourceFile`](super::SourceFile), read from storage when touched.
 ///
 /// Bytes that have been cut off the file since, or that cannot be read, are zeroes, and the map is then [torn](Self::is_torn).
 #[derive(Debug)]
