@@ -362,6 +362,14 @@ mod tests {
     }
 
     #[test]
+    fn only_what_is_missing_is_kept_to_be_written() {
+        let bytes: Vec<u8> = (0..10).collect();
+        let decoded = Decoded::of(&bytes, vec![0..1, 2..4, 9..10]);
+        assert_eq!(decoded.bytes, [0, 2, 3, 9]);
+        assert!(decoded.parts().eq([(0, &bytes[..1]), (2, &bytes[2..4]), (9, &bytes[9..])]));
+    }
+
+    #[test]
     fn too_few_symbols_make_no_block() {
         let folder = tempfile::tempdir().unwrap();
         let content = content(MIB + 3000);
