@@ -89,6 +89,7 @@ pub fn receive(options: &ReceiveFileOptions, report: &mut Report) -> Result<Exit
         kept: KeptSymbols::default(),
         started: now,
         accepted: now,
+        last_symbol: now,
         rate: Rate { at: now, held: 0, bits_per_second: 0.0 },
         said_host_drops: false,
         drops: HostDrops { at: now, buffers: 0 },
@@ -181,6 +182,8 @@ struct Transfer<'a> {
     kept: KeptSymbols,
     started: Time,
     accepted: Time,
+    /// When the last symbol came that was of use: what is left from then on is decoding and verifying.
+    last_symbol: Time,
     rate: Rate,
     said_host_drops: bool,
     drops: HostDrops,
@@ -197,9 +200,13 @@ impl Transfer<'_> {
                 Failure::io(Exit::Io, format!("receive {} on {}", self.options.group, self.interface), &error)
             })?;
             let now = clock::now();
+            let stored = self.receiver.counts().stored;
             let datagrams = self.socket.datagrams();
             runs::take(&mut self.receiver, self.target.as_deref(), &mut self.kept, now, datagrams)
                 .map_err(|error| self.write_failure(&error))?;
+            if self.receiver.counts().stored > stored {
+                self.last_symbol = now;
+            }
             self.work(now)?;
             self.count_host_drops(now);
             self.receiver.handle_timeout(now);
@@ -303,7 +310,7 @@ impl Transfer<'_> {
         let workers = Workers::new(&target)
             .map_err(|error| Failure::io(Exit::Unavailable, "start threads to verify blocks", &error))?;
         (self.target, self.workers) = (Some(target), Some(workers));
-        (self.accepted, self.rate.at) = (now, now);
+        (self.accepted, self.last_symbol, self.rate.at) = (now, now, now);
         self.report.restart(now);
         let memory = self.slot_memory(word_count)?;
         let early = self.receiver.handle_prepared(now, reused, memory);
@@ -539,6 +546,7 @@ impl Transfer<'_> {
             "held": progress.held,
             "seconds": verified.since(self.started).as_secs_f64(),
             "transfer_seconds": verified.since(self.accepted).as_secs_f64(),
+            "last_symbol_seconds": self.last_symbol.since(self.accepted).as_secs_f64(),
             "sync_seconds": synced.since(verified).as_secs_f64(),
             "host_dropped_buffers": self.socket.dropped_buffers(),
             "truncated": self.socket.truncated(),

@@ -1,7 +1,7 @@
 //! Threads that hash, decode, write and clear blocks while the main thread takes datagrams.
 //!
-//! What they need of memory does not depend on the object: each has a block's worth to read into and what a decoder takes (6 MiB at most), and
-//! what has been decoded and is not yet written is at most a block for each piece of work under way.
+//! What they need of memory does not depend on the object: each has a block's worth to read into, one to decode into and what a decoder
+//! takes (3 MiB), and what has been decoded and is not yet written is at most what a block lacked for each piece of work under way.
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
@@ -19,8 +19,9 @@ use crate::sys::Target;
 use crate::types::{BlockIndex, Digest, Esi};
 use crate::wire::payload_hash;
 
-/// Threads at most: decoding takes a core for each 0.4 GB/s, but each has its own memory.
-const WORKER_COUNT_MAX: usize = 8;
+/// Threads at most: decoding takes a core for each 0.4 GB/s, but each has 5 MiB of its own, and all together, with the 8 MiB of the
+/// code's tables, are to stay within 32 MiB however many cores there are.
+const WORKER_COUNT_MAX: usize = 4;
 /// Pieces of work under way for each thread: the next one waits while one is done.
 const QUEUE_PER_WORKER: usize = 2;
 
@@ -37,12 +38,31 @@ pub(super) enum Done {
     Written(BlockIndex, io::Result<()>),
 }
 
-/// A block that has been decoded.
+/// What of a block has been decoded that the target does not hold.
 #[derive(Debug)]
 struct Decoded {
-    bytes: Vec<u8>,
-    /// Where, in bytes from the start of the block, the target does not hold them.
+    /// Where it lies, in bytes from the start of the block.
     missing: Vec<Range<u32>>,
+    /// The bytes of these ranges, one after the other.
+    bytes: Vec<u8>,
+}
+
+impl Decoded {
+    /// Of a block with these `bytes`.
+    fn of(bytes: &[u8], missing: Vec<Range<u32>>) -> Self {
+        let parts: Vec<_> = missing.iter().map(|range| &bytes[range.start as usize..range.end as usize]).collect();
+        Self { bytes: parts.concat(), missing }
+    }
+
+    /// Each range with its bytes.
+    fn parts(&self) -> impl Iterator<Item = (u32, &[u8])> {
+        let mut rest = self.bytes.as_slice();
+        self.missing.iter().map(move |range| {
+            let (part, after) = rest.split_at((range.end - range.start) as usize);
+            rest = after;
+            (range.start, part)
+        })
+    }
 }
 
 /// A piece of work with what it needs.
@@ -149,7 +169,7 @@ impl Drop for Workers {
 
 fn run(source: &Mutex<Receiver<Job>>, sink: &Sender<(Done, Option<Decoded>)>, target: &Target) {
     let mut worker =
-        Worker { target, buffer: vec![0; BLOCK_SIZE as usize], spare: Vec::new(), decoder: Decoder::new() };
+        Worker { target, buffer: vec![0; BLOCK_SIZE as usize], decoded: Vec::new(), decoder: Decoder::new() };
     loop {
         let next = source.lock().expect("no holder panics").recv();
         let Ok(job) = next else { return };
@@ -163,8 +183,8 @@ fn run(source: &Mutex<Receiver<Job>>, sink: &Sender<(Done, Option<Decoded>)>, ta
 struct Worker<'a> {
     target: &'a Target,
     buffer: Vec<u8>,
-    /// Room for a block to be decoded into; empty if there is none yet.
-    spare: Vec<u8>,
+    /// Room for a block to be decoded into; empty before the first.
+    decoded: Vec<u8>,
     decoder: Decoder,
 }
 
@@ -192,9 +212,7 @@ impl Worker<'_> {
             }
             Work::WriteDecoded { block, .. } => {
                 let decoded = job.decoded.expect("what is to be written comes with the work");
-                let written = self.write(block, &decoded);
-                self.spare = decoded.bytes;
-                Done::Written(block, written)
+                Done::Written(block, self.write(block, &decoded))
             }
         };
         (done, None)
@@ -215,24 +233,23 @@ impl Worker<'_> {
         kept: Option<(Esi, Vec<u8>)>,
     ) -> io::Result<Option<(Digest, Decoded)>> {
         let size = layout.block_size(block);
-        let mut bytes = std::mem::take(&mut self.spare);
-        bytes.resize(size as usize, 0);
+        self.decoded.resize(BLOCK_SIZE as usize, 0);
+        let bytes = &mut self.decoded[..size as usize];
         let read = &mut self.buffer[..size as usize];
         self.target.read_exact_at(block.offset(), read)?;
         let stored = slots.iter().map(|entry| (entry.esi, &read[entry.within as usize..][..usize::from(entry.size)]));
         let symbols = stored.chain(kept.iter().map(|(esi, payload)| (*esi, payload.as_slice())));
-        if self.decoder.decode(layout, block, symbols, &mut bytes).is_err() {
-            self.spare = bytes;
+        if self.decoder.decode(layout, block, symbols, bytes).is_err() {
             return Ok(None);
         }
-        let value = block_value(layout.size(), block, &bytes);
-        Ok(Some((value, Decoded { bytes, missing: missing(block, layout, slots) })))
+        let value = block_value(layout.size(), block, bytes);
+        Ok(Some((value, Decoded::of(bytes, missing(block, layout, slots)))))
     }
 
     fn write(&self, block: BlockIndex, decoded: &Decoded) -> io::Result<()> {
-        decoded.missing.iter().try_for_each(|range| {
-            let part = &decoded.bytes[range.start as usize..range.end as usize];
-            self.target.write_run(block.offset() + u64::from(range.start), &[IoSlice::new(part)])
+        let mut parts = decoded.parts();
+        parts.try_for_each(|(start, part)| {
+            self.target.write_run(block.offset() + u64::from(start), &[IoSlice::new(part)])
         })
     }
 }
@@ -342,6 +359,14 @@ mod tests {
         assert!(matches!(done(&mut workers), Done::Written(BlockIndex(1), Ok(()))));
         target.read_exact_at(block.offset(), &mut bytes).unwrap();
         assert_eq!(bytes, content[MIB..]);
+    }
+
+    #[test]
+    fn only_what_is_missing_is_kept_to_be_written() {
+        let bytes: Vec<u8> = (0..10).collect();
+        let decoded = Decoded::of(&bytes, vec![0..1, 2..4, 9..10]);
+        assert_eq!(decoded.bytes, [0, 2, 3, 9]);
+        assert!(decoded.parts().eq([(0, &bytes[..1]), (2, &bytes[2..4]), (9, &bytes[9..])]));
     }
 
     #[test]

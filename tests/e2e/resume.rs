@@ -99,13 +99,13 @@ fn run_campaign(host: &Host, copy: &Path, source: &Path, campaign: Campaign, alo
 }
 
 /// Counts the packets of the group that get through to this host.
-fn count_delivered(host: &Host) {
+pub(crate) fn count_delivered(host: &Host) {
     let rule = r#"add rule inet loss input udp dport 4242 counter comment "delivered""#;
     let added = host.command("nft").arg(rule).status().expect("run nft");
     assert!(added.success(), "nft {rule}");
 }
 
-fn delivered(host: &Host) -> u64 {
+pub(crate) fn delivered(host: &Host) -> u64 {
     let output = host.command("nft").args(["list", "chain", "inet", "loss", "input"]).output().expect("run nft");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let line = text.lines().find(|line| line.contains("delivered")).unwrap_or_else(|| panic!("no counter in {text}"));

@@ -1,0 +1,500 @@
+//! Repair symbols, end to end: what a transfer costs where packets are lost, whenever the receiver joins.
+//!
+//! Times are divided by the *ideal*: what the file's own symbols alone, each once and none lost, take in IP packets at the server's
+//! rate. They are counted from the moment at which the receiver has joined, while the server is somewhere in its round, to the
+//! moment at which every byte is verified. Bringing the file to the disk (fsync) comes after that, and is a figure of its own.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::files::{Content, MIB, assert_same, make};
+use crate::lab::{Family, Host, Lab, whole_machine};
+use crate::loss::{SYMBOL_SIZE, source_symbol_count};
+use crate::resume::{count_delivered, delivered};
+use crate::run::{
+    Ended, Process, Program, count, figure, number, part_of, receive, receive_until, senders, serve, text,
+};
+
+const GROUP: &str = "239.77.1.1";
+const GIB: u64 = 1 << 30;
+/// IP, UDP and packet headers of a symbol.
+const HEADERS_SIZE: u64 = 20 + 8 + 44;
+/// What a round has more than the file, by default.
+const ROUND: f64 = 1.5;
+/// Where in the server's round receivers join.
+const JOINS: [f64; 3] = [0.13, 0.42, 0.81];
+/// Decoding must not take longer than at so many bytes per second on each thread.
+const DECODING_RATE_MIN: f64 = 0.4e9;
+
+/// Servers of one file and a receiver that loses packets, each on a host of its own.
+struct Desk {
+    lab: Lab,
+    server_hosts: Vec<Host>,
+    receiver_host: Host,
+    source: PathBuf,
+    size: u64,
+}
+
+impl Desk {
+    fn new(server_count: usize, size: u64, loss_per_mille: u32) -> Self {
+        let mut lab = Lab::new();
+        let server_hosts: Vec<Host> = (0..server_count).map(|_| lab.host()).collect();
+        let receiver_host = lab.host();
+        for host in server_hosts.iter().chain([&receiver_host]) {
+            lab.disable_offloads(host);
+        }
+        receiver_host.lose(loss_per_mille);
+        let source = make(&lab, "source", Content::Random { size, seed: 1 });
+        Self { lab, server_hosts, receiver_host, source, size }
+    }
+
+    /// A server that has begun to send, and has its repair symbols.
+    fn serve(&self, index: usize, mbit_per_second: u32, options: &[&str]) -> Process {
+        let rate = format!("{mbit_per_second}M");
+        let options = [&["--rate", &rate], options].concat();
+        let server = serve(&self.lab, &self.server_hosts[index], &self.source, GROUP, &options);
+        let _ = server.wait_for_event("sending");
+        wait_until_encoded(&server);
+        server
+    }
+
+    fn receive(&self, name: &str) -> Process {
+        receive(&self.receiver_host, &self.lab.path(name), GROUP)
+    }
+
+    /// A transfer to a file of this name; it is identical, and no block was ever wrong.
+    fn transfer(&self, name: &str) -> Ended {
+        let ended = self.receive(name).wait();
+        self.check(&ended, name);
+        ended
+    }
+
+    fn check(&self, ended: &Ended, name: &str) {
+        assert_eq!(count(&ended.completed()["counts"], "blocks_failed"), 0, "loss damages nothing");
+        assert_same(&self.lab.path(name), &self.source);
+    }
+
+    /// Transfers that begin at each of `JOINS`, over the ideal, from the shortest to the longest; and the longest fsync.
+    fn late_joins(&self, what: &str, mbit_per_second: u32) -> ([f64; 3], f64) {
+        let ideal = ideal_seconds(self.size, mbit_per_second);
+        let mut sync_seconds: f64 = 0.0;
+        let mut ratios = JOINS.map(|place| {
+            std::thread::sleep(Duration::from_secs_f64(place * ROUND * ideal));
+            let name = format!("{what}-{place}");
+            let ended = self.transfer(&name);
+            std::fs::remove_file(self.lab.path(&name)).expect("remove the copy");
+            sync_seconds = sync_seconds.max(number(ended.end(), "sync_seconds"));
+            number(ended.end(), "seconds") / ideal
+        });
+        ratios.sort_by(f64::total_cmp);
+        (ratios, sync_seconds)
+    }
+}
+
+/// What the file's own symbols take at this rate.
+fn ideal_seconds(size: u64, mbit_per_second: u32) -> f64 {
+    let bytes = size as f64 * (SYMBOL_SIZE + HEADERS_SIZE) as f64 / SYMBOL_SIZE as f64;
+    8.0 * bytes / (1e6 * f64::from(mbit_per_second))
+}
+
+/// Symbols that have been sent to a receiver, by its own account.
+fn received_and_lost(end: &Value) -> u64 {
+    let of = |member| senders(end).iter().map(|sender| count(sender, member)).sum::<u64>();
+    of("received") + of("lost") + of("lost_host")
+}
+
+/// The names of a program's threads.
+fn threads(process: &Process) -> Vec<String> {
+    let folder = std::fs::read_dir(format!("/proc/{}/task", process.pid())).expect("the process lives");
+    let names = folder.filter_map(|entry| std::fs::read_to_string(entry.ok()?.path().join("comm")).ok());
+    names.map(|name| name.trim_end().to_owned()).collect()
+}
+
+fn is_encoding(server: &Process) -> bool {
+    threads(server).iter().any(|name| name.starts_with("encoder"))
+}
+
+fn wait_until_encoded(server: &Process) {
+    let started = Instant::now();
+    while is_encoding(server) {
+        assert!(started.elapsed() < Duration::from_secs(60), "the encoders do not come to an end");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Late receivers of a file at this loss: the median over the ideal is at most `ratio_max`.
+fn lossy_transfers(size: u64, mbit_per_second: u32, loss_per_mille: u32, ratio_max: f64) {
+    let _alone = whole_machine();
+    let desk = Desk::new(1, size, loss_per_mille);
+    let server = desk.serve(0, mbit_per_second, &[]);
+    let ([shortest, median, longest], sync) = desk.late_joins("copy", mbit_per_second);
+    let lost_seconds = number(server.terminate().end(), "lost_seconds");
+    figure(
+        &format!("{} MiB at {mbit_per_second} Mbit/s, {} % loss, time / ideal", size / MIB, loss_per_mille / 10),
+        &format!(
+            "{median:.3} (of {shortest:.3} to {longest:.3}; fsync {sync:.2} s, server late by {lost_seconds:.2} s)"
+        ),
+        &format!("{ratio_max:.2}"),
+    );
+    assert!(median <= ratio_max, "{median} of the ideal time at {loss_per_mille} of 1000 lost");
+}
+
+#[test]
+fn late_receiver_needs_little_more_than_the_ideal_at_5_percent_loss() {
+    lossy_transfers(16 * MIB, 200, 50, 1.35);
+}
+
+#[test]
+fn late_receiver_needs_little_more_than_the_ideal_at_20_percent_loss() {
+    lossy_transfers(16 * MIB, 200, 200, 1.6);
+}
+
+#[test]
+#[ignore = "takes minutes and judges speed; scripts/measure runs it"]
+fn late_receivers_of_64_mib_keep_the_bounds_at_every_loss() {
+    for (loss_per_mille, ratio_max) in [(0, 1.06), (10, 1.08), (50, 1.13), (200, 1.37), (300, 1.60)] {
+        lossy_transfers(64 * MIB, 200, loss_per_mille, ratio_max);
+    }
+}
+
+#[test]
+#[ignore = "judges speed; scripts/measure runs it"]
+fn two_servers_at_20_percent_loss_take_hardly_more_than_half_the_time() {
+    let _alone = whole_machine();
+    let desk = Desk::new(2, 64 * MIB, 200);
+    let first = desk.serve(0, 200, &["--start-offset", "0%"]);
+    let ([_, one, _], _) = desk.late_joins("one", 200);
+    // The offset of hosts that are not told: it differs from host to host, but not between two hosts of this test.
+    let _second = desk.serve(1, 200, &["--start-offset", "50%"]);
+    let ([_, both, _], _) = desk.late_joins("both", 200);
+    drop(first);
+    let share = both / one;
+    figure("time with two servers, of the time with one, 20 % loss", &format!("{share:.3}"), "0.56");
+    assert!(share <= 0.56, "two servers took {share} of one server's time");
+}
+
+#[test]
+fn servers_with_different_repair_percentages_are_of_use_together() {
+    let _alone = whole_machine();
+    let desk = Desk::new(2, 16 * MIB, 200);
+    let _first = desk.serve(0, 50, &["--fec", "25%", "--start-offset", "0%"]);
+    let _second = desk.serve(1, 50, &["--fec", "100%", "--start-offset", "60%"]);
+    let ended = desk.transfer("copy");
+    let share = number(ended.end(), "seconds") / ideal_seconds(desk.size, 50);
+    figure("--fec 25% and --fec 100% together, 20 % loss, time / ideal of one", &format!("{share:.3}"), "1");
+    assert!(share <= 1.0, "two servers took {share} of one server's ideal time");
+    let received = senders(ended.end()).iter().map(|sender| count(sender, "received"));
+    assert!(received.clone().count() == 2 && received.clone().all(|count| count > 1000), "both are used: {received:?}");
+}
+
+/// Time from the last symbol that was needed to the last verified byte, in seconds, and the receiver's end.
+fn decoding_tail(desk: &Desk, what: &str, ended: &Ended, bound: &str) -> f64 {
+    let end = ended.end();
+    let tail = number(end, "transfer_seconds") - number(end, "last_symbol_seconds");
+    figure(&format!("{what}: decoding after the last symbol"), &format!("{tail:.3} s"), bound);
+    let ratio = number(end, "seconds") / ideal_seconds(desk.size, 1000);
+    let dropped = count(end, "host_dropped_buffers");
+    figure(&format!("{what}: time / ideal"), &format!("{ratio:.3}"), "-");
+    figure(&format!("{what}: packets dropped by the host"), &dropped.to_string(), "0");
+    assert_eq!(dropped, 0, "the host drops nothing");
+    tail
+}
+
+#[test]
+#[ignore = "judges speed; scripts/measure runs it"]
+fn decoding_after_the_last_symbol_is_as_fast_as_the_threads_are() {
+    let _alone = whole_machine();
+    let desk = Desk::new(1, 512 * MIB, 50);
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+    let bound = desk.size as f64 / (DECODING_RATE_MIN * workers as f64);
+
+    // The receiver is there first, and the pass has hardly more than is needed: the server, which shares the processors in this
+    // test, and the packets that are of no use leave them alone while the receiver decodes.
+    let receiver = desk.receive("first");
+    let _ = receiver.wait_for_event("listening");
+    let options = ["--rate", "1000M", "--fec", "10%", "--cycles", "1"];
+    let server = serve(&desk.lab, &desk.server_hosts[0], &desk.source, GROUP, &options);
+    let ended = receiver.wait();
+    desk.check(&ended, "first");
+    let _ = server.wait().completed();
+    let what = "512 MiB at 1000 Mbit/s, 5 % loss, one pass";
+    let tail = decoding_tail(&desk, what, &ended, &format!("{bound:.3} s"));
+    std::fs::remove_file(desk.lab.path("first")).expect("remove the copy");
+
+    let _server = desk.serve(0, 1000, &[]);
+    let ended = desk.transfer("second");
+    let _ = decoding_tail(&desk, "512 MiB at 1000 Mbit/s, 5 % loss, server going on", &ended, "-");
+    assert!(tail <= bound, "{tail} s of decoding after the last symbol");
+}
+
+/// A receiver's own memory at 1 % loss.
+fn memory_of_a_receiver(size: u64, mbit_per_second: u32, bound: u64) {
+    let _alone = whole_machine();
+    let desk = Desk::new(1, size, 10);
+    let _server = desk.serve(0, mbit_per_second, &[]);
+    let ended = desk.transfer("copy");
+    let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / MIB as f64);
+    let what = format!("receiver of {} MiB of noise, 1 % loss", size / MIB);
+    figure(&format!("{what}: peak memory"), &mib(ended.memory.own), &mib(bound));
+    figure(&format!("{what}: VmHWM with mapped files"), &mib(ended.memory.resident), "-");
+    let ratio = number(ended.end(), "seconds") / ideal_seconds(size, mbit_per_second);
+    let sync = number(ended.end(), "sync_seconds");
+    figure(
+        &format!("{what}: time / ideal at {mbit_per_second} Mbit/s"),
+        &format!("{ratio:.3} (fsync {sync:.2} s)"),
+        "-",
+    );
+    assert!(ended.memory.own > 0, "its memory has been seen");
+    assert!(ended.memory.own <= bound, "the receiver used {}", mib(ended.memory.own));
+}
+
+#[test]
+fn receiver_of_256_mib_takes_little_memory() {
+    memory_of_a_receiver(256 * MIB, 500, 24 * MIB);
+}
+
+#[test]
+#[ignore = "moves 4 GiB; scripts/measure runs it"]
+fn receiver_of_4_gib_takes_little_memory() {
+    memory_of_a_receiver(4 * GIB, 800, 32 * MIB);
+}
+
+/// Takes the pages of files out of the kernel's memory, again and again, until this is dropped.
+///
+/// It stands for a limit on memory (memory.max of a control group), within which the kernel takes back what it keeps of files. A limit
+/// would also let the kernel kill a program whose own memory grows beyond it: that is measured instead.
+struct NoCache {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<u64>>,
+}
+
+impl NoCache {
+    fn new(paths: Vec<PathBuf>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut most = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                most = most.max(paths.iter().map(|path| cached(path)).sum());
+                // They come and go with the transfer.
+                paths.iter().filter_map(|path| File::open(path).ok()).for_each(|file| drop_cache(&file));
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            most
+        });
+        Self { stop, thread: Some(thread) }
+    }
+
+    /// The most bytes that were in memory when it was looked, just before they were taken out.
+    fn end(mut self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().expect("ended once").join().expect("it does not panic")
+    }
+}
+
+impl Drop for NoCache {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Bytes of a file that are in memory; 0 if there is no such file.
+fn cached(path: &Path) -> u64 {
+    let output = Command::new("fincore").args(["--bytes", "--noheadings", "--output", "RES"]).arg(path).output();
+    let output = output.expect("run fincore");
+    String::from_utf8_lossy(&output.stdout).trim().parse().unwrap_or(0)
+}
+
+fn drop_cache(file: &File) {
+    // Only what is on the disk can be taken out.
+    file.sync_data().expect("write the file to the disk");
+    posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).expect("take it out of memory");
+}
+
+/// A receiver of an object of which an eighth at most is in memory, in windows that fit there twice: with the default, objects up to
+/// 1 GiB are sent in rows over the whole object, and every row would bring all its blocks back from the disk.
+fn transfer_without_cache(size: u64, mbit_per_second: u32, ratio_max: f64) {
+    let _alone = whole_machine();
+    let desk = Desk::new(1, size, 10);
+    let window = format!("{}M", size / MIB / 16);
+    let server = desk.serve(0, mbit_per_second, &["--window", &window]);
+    let part = part_of(&desk.lab.path("copy"));
+    let receiver = desk.receive("copy");
+    let no_cache = NoCache::new(vec![part.with_extension("slots"), part]);
+    let ended = receiver.wait();
+    let most = no_cache.end();
+    desk.check(&ended, "copy");
+    let own = ended.memory.own;
+    let ratio = number(ended.end(), "seconds") / ideal_seconds(size, mbit_per_second);
+    let what = format!("{} MiB at {mbit_per_second} Mbit/s, --window {window}, 1 % loss, cache taken away", size / MIB);
+    let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / MIB as f64);
+    let passes = (received_and_lost(ended.end()) as f64) / source_symbol_count(size) as f64;
+    let dropped = count(ended.end(), "host_dropped_buffers");
+    let lost_seconds = number(server.terminate().end(), "lost_seconds");
+    let late = format!("{ratio:.3} (server late by {lost_seconds:.2} s)");
+    figure(&format!("{what}: time / ideal"), &late, &format!("{ratio_max:.2}"));
+    figure(&format!("{what}: passes by symbols"), &format!("{passes:.3} ({dropped} dropped by the host)"), "1.10");
+    figure(&format!("{what}: most of it in memory"), &format!("{}, own {}", mib(most), mib(own)), &mib(size / 8));
+    assert!(most > 0, "it was looked at");
+    assert!(most + own <= size / 8, "{} in memory and {} of its own", mib(most), mib(own));
+    assert!(passes <= 1.1, "{passes} passes");
+    assert!(ratio <= ratio_max, "{ratio} of the ideal time");
+}
+
+#[test]
+fn receiver_of_eight_times_its_memory_completes_in_one_pass() {
+    transfer_without_cache(512 * MIB, 500, 1.5);
+}
+
+#[test]
+#[ignore = "judges speed; scripts/measure runs it"]
+fn receiver_of_eight_times_its_memory_keeps_up_with_1_gbit() {
+    transfer_without_cache(512 * MIB, 1000, 1.5);
+}
+
+#[test]
+fn receiver_that_is_killed_half_way_needs_hardly_more_packets() {
+    let _alone = whole_machine();
+    let desk = Desk::new(1, 64 * MIB, 50);
+    count_delivered(&desk.receiver_host);
+    let _server = desk.serve(0, 200, &[]);
+    let alone = desk.transfer("alone");
+    let needed_alone = delivered(&desk.receiver_host);
+    let seconds = number(alone.end(), "transfer_seconds");
+
+    let receiver = desk.receive("killed");
+    let _ = receiver.wait_for_event("manifest");
+    std::thread::sleep(Duration::from_secs_f64(seconds / 2.0));
+    receiver.kill();
+    let at_the_kill = delivered(&desk.receiver_host) - needed_alone;
+    let _ = desk.transfer("killed");
+    let needed = delivered(&desk.receiver_host) - needed_alone;
+    let (ratio, place) = (needed as f64 / needed_alone as f64, at_the_kill as f64 / needed_alone as f64);
+    figure(
+        &format!("64 MiB, killed at {place:.2}, 5 % loss: packets needed"),
+        &format!("{ratio:.3} of one run"),
+        "1.06",
+    );
+    assert!((0.3..0.7).contains(&place), "killed half-way, not at {place}");
+    assert!(ratio <= 1.06, "{ratio} of the packets that one run needs");
+}
+
+#[test]
+fn receiver_without_decoding_completes_from_the_source_symbols_alone() {
+    let _alone = whole_machine();
+    let desk = Desk::new(1, 8 * MIB, 50);
+    let _server = desk.serve(0, 200, &[]);
+    let copy = desk.lab.path("copy");
+    let ended = receive_until(&desk.receiver_host, &copy, GROUP, &["--no-decode", "--timeout", "60s"]).wait();
+    desk.check(&ended, "copy");
+    let end = ended.end();
+    assert_eq!(count(&end["counts"], "stored"), source_symbol_count(desk.size), "each of them once");
+    assert!(count(&end["dropped"], "repair_unused") > 0, "there were repair symbols: {end}");
+}
+
+#[test]
+fn full_disk_half_way_loses_nothing_that_has_come() {
+    let mut lab = Lab::new();
+    let (server_host, receiver_host) = (lab.host(), lab.host());
+    lab.disable_offloads(&receiver_host);
+    receiver_host.lose(50);
+    count_delivered(&receiver_host);
+    let source = make(&lab, "source", Content::Random { size: 32 * MIB, seed: 1 });
+    // Room is taken as the windows come: the first ones fit.
+    let options = ["--rate", "150M", "--window", "4M"];
+    let _server = serve(&lab, &server_host, &source, GROUP, &options);
+    let disk = lab.small_disk("disk", 40 * MIB);
+    std::fs::write(disk.path("ballast"), vec![1; 20 << 20]).expect("fill the disk");
+    let copy = disk.path("copy");
+    // Said to be allowed, or it would be refused before it begins.
+    let first = receive_until(&receiver_host, &copy, GROUP, &["--max-size", "1G", "--timeout", "60s"]).wait();
+    assert_eq!(first.exit, Some(74), "stderr: {}", first.stderr);
+    let end = first.end();
+    assert!(text(end, "message").contains("no space left on device"), "{end}");
+    assert!(!copy.exists() && part_of(&copy).exists(), "what has come is kept under its own name");
+    let stored = count(&end["counts"], "stored");
+    let needed = source_symbol_count(32 * MIB);
+    assert!(stored > needed / 4, "the disk was to be full half-way, not after {stored} of {needed} symbols");
+
+    std::fs::remove_file(disk.path("ballast")).expect("make room");
+    let second = receive(&receiver_host, &copy, GROUP).wait();
+    let again = count(&second.completed()["counts"], "stored");
+    assert_same(&copy, &source);
+    assert_eq!(count(&second.end()["counts"], "blocks_failed"), 0);
+    // What was being written when the disk was full: a batch of datagrams at most.
+    let twice = (stored + again) as f64 / needed as f64;
+    figure("disk full half-way, 5 % loss: symbols stored in both runs", &format!("{twice:.4} of the file's"), "1.02");
+    assert!(twice <= 1.02, "{stored} and {again} symbols were stored of {needed}");
+}
+
+/// The time from SIGTERM to the end of a server that is computing the repair symbols of this much.
+fn stop_while_encoding(size: u64) {
+    let _alone = whole_machine();
+    let mut lab = Lab::new();
+    let host = lab.host();
+    let source = make(&lab, "source", Content::Random { size, seed: 1 });
+    let server = serve(&lab, &host, &source, GROUP, &["--rate", "10M", "--fec", "100%"]);
+    let _ = server.wait_for_event("sending");
+    while !is_encoding(&server) {
+        assert!(server.events("end").is_empty(), "it has ended");
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(is_encoding(&server), "it was to be stopped while it encodes");
+    let started = Instant::now();
+    server.signal(Signal::SIGTERM);
+    let ended = server.wait();
+    let seconds = started.elapsed().as_secs_f64();
+    assert_eq!(ended.exit, Some(143), "stderr: {}", ended.stderr);
+    figure(
+        &format!("server of {} MiB, SIGTERM to end while it encodes", size / MIB),
+        &format!("{seconds:.3} s"),
+        "0.2 s",
+    );
+    assert!(seconds <= 0.2, "{seconds} s to end");
+}
+
+#[test]
+fn server_that_is_stopped_while_it_encodes_ends_at_once() {
+    stop_while_encoding(256 * MIB);
+}
+
+#[test]
+fn server_without_room_for_its_repair_symbols_names_the_percentage_that_fits() {
+    let mut lab = Lab::new();
+    let (server_host, receiver_host) = (lab.host(), lab.host());
+    lab.disable_offloads(&receiver_host);
+    receiver_host.lose(200);
+    let source = make(&lab, "source", Content::Random { size: 8 * MIB, seed: 1 });
+    let disk = lab.small_disk("disk", 6 * MIB);
+    let start = |percent: &str| serve_from(&server_host, &disk.path("cache"), &source, percent);
+    let refused = start("100%").wait();
+    assert_eq!(refused.exit, Some(73), "stderr: {}", refused.stderr);
+    let words = refused.stderr.split_whitespace().map(|word| word.trim_matches(|c: char| ";,".contains(c)));
+    let percent = words.skip_while(|word| *word != "--fec").nth(1).unwrap_or_else(|| panic!("{}", refused.stderr));
+    let number: u32 = percent.trim_end_matches('%').parse().unwrap_or_else(|_| panic!("{percent} is no percentage"));
+    assert!((60..75).contains(&number), "6 MiB hold three quarters of 8 MiB at most, and nearly as much: {percent}");
+
+    let more = start(&format!("{}%", number + 1)).wait();
+    assert_eq!(more.exit, Some(73), "the percentage named is the largest; stderr: {}", more.stderr);
+    let _server = start(percent);
+    let copy = lab.path("copy");
+    let ended = receive(&receiver_host, &copy, GROUP).wait();
+    let _ = ended.completed();
+    assert_same(&copy, &source);
+}
+
+/// A server with a cache folder of its own.
+fn serve_from(host: &Host, cache: &Path, source: &Path, percent: &str) -> Process {
+    let mut command = host.command(Program::Server.path());
+    command.args(["--json", "-i", "eth0", "--rate", "100M", "--fec", percent, "--cache-dir"]).arg(cache);
+    Process::spawn(command.arg(source).arg(Family::V4.group()))
+}
