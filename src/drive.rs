@@ -15,6 +15,7 @@ mod refusal;
 mod repair;
 mod report;
 mod runs;
+mod unreadable;
 mod virtual_server;
 mod workers;
 

@@ -423,7 +423,14 @@ impl Receiver {
         self.settle();
     }
 
-    /// The answer to `Work::CheckSlots`: those of the slots that do not hold what they are said to; all of them if they could not be read.
+    /// The other answer to `Work::CheckSlots`: the block could not be read.
+    pub fn handle_slots_unreadable(&mut self, block: BlockIndex) {
+        if let Phase::Receiving(object) = &mut self.phase {
+            object.blocks.unreadable(block);
+        }
+    }
+
+    /// The answer to `Work::CheckSlots`: those of the slots that do not hold what they are said to.
     pub fn handle_slots_checked(&mut self, block: BlockIndex, wrong: &[SlotEntry]) {
         if let Phase::Receiving(object) = &mut self.phase {
             object.blocks.checked(block, wrong);

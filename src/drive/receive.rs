@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::kept::KeptSymbols;
 use super::report::{self, Report};
+use super::unreadable::Unreadable;
 use super::workers::{Done, Workers};
 use super::{choose, runs};
 use crate::failure::{Exit, Failure, describe, shown};
@@ -92,6 +93,7 @@ pub fn receive(options: &ReceiveFileOptions, report: &mut Report) -> Result<Exit
         last_symbol: now,
         rate: Rate { at: now, held: 0, bits_per_second: 0.0 },
         said_host_drops: false,
+        unreadable: Unreadable::default(),
         drops: HostDrops { at: now, buffers: 0 },
     };
     let outcome = transfer.run();
@@ -187,6 +189,7 @@ struct Transfer<'a> {
     rate: Rate,
     said_host_drops: bool,
     drops: HostDrops,
+    unreadable: Unreadable,
 }
 
 impl Transfer<'_> {
@@ -232,8 +235,13 @@ impl Transfer<'_> {
                 Done::Checked(block, Ok(wrong)) => self.receiver.handle_slots_checked(block, &wrong),
                 Done::Cleared(block, Ok(())) => self.receiver.handle_cleared(block, true),
                 Done::Written(block, Ok(())) => self.receiver.handle_written(block, true),
-                Done::Hashed(_, Err(error)) | Done::Checked(_, Err(error)) => {
-                    return Err(disk_failure("read", &self.target, &error));
+                Done::Hashed(block, Err(error)) => {
+                    self.unreadable.note(block, error).map_err(|error| disk_failure("read", &self.target, &error))?;
+                    self.receiver.handle_hashed(now, block, None);
+                }
+                Done::Checked(block, Err(error)) => {
+                    self.unreadable.note(block, error).map_err(|error| disk_failure("read", &self.target, &error))?;
+                    self.receiver.handle_slots_unreadable(block);
                 }
                 Done::Cleared(_, Err(error)) | Done::Written(_, Err(error)) => {
                     return Err(disk_failure("write", &self.target, &error));
@@ -473,10 +481,7 @@ impl Transfer<'_> {
         // The threads hold the target too: they end first.
         self.workers = None;
         let target = self.target.take().and_then(Arc::into_inner);
-        target.expect("a verified object has a target that only this thread holds").commit()?;
-        // A map that is left behind says nothing of any file: it is taken up only with a `.part`.
-        let _ = SlotFile::remove(&self.options.file);
-        Ok(())
+        target.expect("a verified object has a target that only this thread holds").commit()
     }
 
     fn give_up_failure(&self, reason: GiveUp) -> Failure {

@@ -106,9 +106,7 @@ struct Block {
     attempts: u32,
     claimed_zero: bool,
     refuted_zero: bool,
-    /// The file had bytes here before, which may be right.
-    unchecked: bool,
-    /// The sidecar map says that the block was verified or was being written: it takes nothing before its digest has been looked at.
+    /// The bytes that were in the file before may be right as they are: it takes nothing before its digest has been looked at.
     marked: bool,
     check: Check,
     /// Something has been written here, so that a hole cannot be assumed.
@@ -131,7 +129,6 @@ const NEW_BLOCK: Block = Block {
     attempts: 0,
     claimed_zero: false,
     refuted_zero: false,
-    unchecked: false,
     marked: false,
     check: Check::Done,
     touched: false,
@@ -283,7 +280,7 @@ impl Blocks {
                 let place = self.layout.place(block, Esi(slot)).expect("a slot of the block");
                 self.occupied.set(block, slot);
                 self.held_bytes += u64::from(place.size);
-                self.slots.as_ref().expect("nothing is taken without a map").clear(block, slot);
+                self.slots.as_ref().expect("nothing is taken without a map").clear_slot(block, slot);
                 Placed::Store(Store { block, esi, slot, offset: place.offset, size: arrival.size, hash })
             }
             None if entry.kept.is_none() => Placed::Keep(Kept { block, esi }),
@@ -301,8 +298,6 @@ impl Blocks {
             Placed::Store(store) => {
                 entry.displaced_count += u16::from(store.slot != arrival.esi.0);
                 entry.touched = true;
-                // What was in the file before has been overwritten in part.
-                entry.unchecked = false;
             }
             Placed::Keep(_) => {
                 entry.displaced_count += 1;
@@ -403,8 +398,6 @@ impl Blocks {
             // What the map claims comes first: a wrong symbol costs one symbol then, and a block later.
         } else if is_full {
             self.ask(block, if entry.displaced_count == 0 { State::Hashing } else { State::Decoding });
-        } else if entry.unchecked {
-            self.ask(block, State::Checking);
         }
     }
 
@@ -439,9 +432,7 @@ impl Blocks {
 
     /// The bytes that were in the file before are not those of the block.
     pub(super) fn check_failed(&mut self, block: BlockIndex) {
-        let entry = self.get_mut(block);
-        entry.unchecked = false;
-        entry.state = State::Open;
+        self.get_mut(block).state = State::Open;
         self.unmark(block);
         self.advance(block);
     }
@@ -505,8 +496,11 @@ impl Blocks {
             if self.state(block) == State::Verified {
                 continue;
             }
+            // What has not been looked at yet may be right whatever the size of symbols.
+            let marked = self.get(block).marked;
             self.forget(block);
-            self.get_mut(block).turn = None;
+            let entry = self.get_mut(block);
+            (entry.turn, entry.marked) = (None, marked);
         }
         // What was to be decoded is gone, unless somebody has it already.
         let blocks = &mut self.blocks;
@@ -526,14 +520,16 @@ impl Blocks {
     /// There is a map for the new symbol size.
     pub(super) fn attach_new(&mut self, memory: Box<dyn SlotMemory>, id: ObjectId, code: CodeId) {
         let slots = Slots::new(self.layout, memory);
-        slots.reset(id, code);
+        slots.clear();
         for (block, entry) in (0..).map(BlockIndex).zip(&self.blocks) {
             match entry.state {
                 State::Verified => slots.mark(block, Mark::Verified),
                 State::Writing => slots.mark(block, Mark::Writing),
+                _ if entry.marked => slots.mark(block, Mark::Verified),
                 _ => {}
             }
         }
+        slots.own(id, code);
         self.slots = Some(slots);
     }
 }

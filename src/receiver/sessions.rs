@@ -103,7 +103,9 @@ impl Sessions {
 
     /// Whether to go on to the next description.
     pub(super) fn leads_nowhere(&self, now: Time) -> bool {
-        let used_up = self.bytes_without_progress > self.object_size.saturating_mul(self.allowance_halves) / 2;
+        // What comes may be of all of them in equal parts, and by rows no block is complete before all are nearly so.
+        let allowance = self.object_size.saturating_mul(self.allowance_halves) / 2;
+        let used_up = self.bytes_without_progress > allowance.saturating_mul(self.entries.len() as u64);
         let silent = now.since(self.current_seen) > DESCRIPTION_SILENCE_MAX
             && self.other_seen.is_some_and(|at| now.since(at) < DESCRIPTION_SILENCE_MAX);
         self.entries.len() > 1 && (used_up || silent)

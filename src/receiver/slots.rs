@@ -127,9 +127,9 @@ impl Slots {
         (0..).zip(header).all(|(index, word)| self.load(index) == word)
     }
 
-    /// Forgets all there is, and becomes the map of this object.
-    pub(super) fn reset(&self, id: ObjectId, code: CodeId) {
-        // The header goes first and comes last, so that no moment shows one with entries that are not its own.
+    /// Forgets all there is, and belongs to no object then.
+    pub(super) fn clear(&self) {
+        // The header goes first, so that no moment shows one with entries that are not its own.
         self.store(0, 0);
         for word in self.memory.words() {
             // A page that holds zeroes stays a hole.
@@ -137,6 +137,10 @@ impl Slots {
                 word.store(0, Ordering::Relaxed);
             }
         }
+    }
+
+    /// Becomes the map of this object, with all that is in it.
+    pub(super) fn own(&self, id: ObjectId, code: CodeId) {
         for (index, word) in header(id, &self.layout, code).into_iter().enumerate().rev() {
             self.store(index, word);
         }
@@ -180,7 +184,7 @@ impl Slots {
         self.store(self.slot_place(block, slot), word);
     }
 
-    pub(super) fn clear(&self, block: BlockIndex, slot: u16) {
+    pub(super) fn clear_slot(&self, block: BlockIndex, slot: u16) {
         let index = self.slot_place(block, slot);
         if self.load(index) != 0 {
             self.store(index, 0);
@@ -189,7 +193,7 @@ impl Slots {
 
     /// Forgets what is in the slots of a block, and its marks.
     pub(super) fn clear_block(&self, block: BlockIndex) {
-        (0..self.layout.source_symbol_count(block)).for_each(|slot| self.clear(block, slot));
+        (0..self.layout.source_symbol_count(block)).for_each(|slot| self.clear_slot(block, slot));
         self.unmark(block, Mark::Verified);
         self.unmark(block, Mark::Writing);
     }
@@ -243,7 +247,8 @@ mod tests {
 
     fn fresh(layout: Layout) -> Slots {
         let slots = Slots::new(layout, plain_memory(word_count(&layout)));
-        slots.reset(ID, CODE);
+        slots.clear();
+        slots.own(ID, CODE);
         slots
     }
 
@@ -278,7 +283,8 @@ mod tests {
         slots.set(BlockIndex(1), 744, Esi(744), 9);
         slots.mark(BlockIndex(1), Mark::Verified);
         slots.mark(BlockIndex(0), Mark::Writing);
-        slots.reset(ID, CODE);
+        slots.clear();
+        slots.own(ID, CODE);
         assert!(slots.memory.words()[HEADER_WORDS..].iter().all(|word| word.load(Ordering::Relaxed) == 0));
     }
 

@@ -30,6 +30,7 @@ use nix::fcntl::{AT_FDCWD, AtFlags, Flock, PosixFadviseAdvice, posix_fadvise};
 use nix::unistd::{AccessFlags, faccessat, geteuid};
 
 use self::part::{Part, Record, create_what};
+use super::SlotFile;
 use crate::failure::{Exit, Failure, shown};
 use crate::limits::BLOCK_SIZE;
 
@@ -246,6 +247,8 @@ impl Target {
                 format!("{} was replaced meanwhile", shown(&self.part)),
             ));
         }
+        // The map goes first: a `.part` without it is looked at as a whole, and when the name is free another receiver may begin.
+        let _ = SlotFile::remove(&self.path);
         fs::rename(&self.part, &self.path).map_err(rename)?;
         part::forget(&self.path);
         let folder = folder_of(&self.path);

@@ -30,7 +30,7 @@ impl Blocks {
             for slot in 0..self.layout.source_symbol_count(block) {
                 let is_in_place = slots.entry(block, slot).is_some_and(|entry| entry.esi.0 == slot);
                 if !is_in_place {
-                    slots.clear(block, slot);
+                    slots.clear_slot(block, slot);
                 }
             }
         }

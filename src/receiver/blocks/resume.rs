@@ -3,7 +3,7 @@
 //! A block that is marked as verified, or as being written, is looked at as a whole. Where that fails, and for all other blocks, every
 //! claimed slot is checked by its own hash, in the background. Until then the block takes symbols for the other slots, and cannot go on.
 
-use super::{Blocks, Check, slot_bits};
+use super::{Blocks, Check, Origin, slot_bits};
 use crate::receiver::slots::{Mark, SlotEntry, SlotMemory, Slots};
 use crate::types::{BlockIndex, CodeId, ObjectId};
 
@@ -20,16 +20,19 @@ impl Blocks {
         let slots = Slots::new(self.layout, memory);
         let is_known = slots.is_of(id, code);
         if !reused || !is_known {
-            slots.reset(id, code);
+            slots.clear();
+            for (block, entry) in (0..).map(BlockIndex).zip(&mut self.blocks).filter(|_| reused) {
+                // Without a map any block may be right. It is noted in the new one, lest a restart forget it.
+                entry.marked = true;
+                slots.mark(block, Mark::Verified);
+            }
+            slots.own(id, code);
         }
         self.slots = Some(slots);
         if !reused {
             return;
         }
-        for entry in &mut self.blocks {
-            entry.touched = true;
-            entry.unchecked = !is_known;
-        }
+        self.blocks.iter_mut().for_each(|entry| entry.touched = true);
         if is_known {
             self.claimed = slot_bits(&self.layout);
             (0..self.layout.block_count()).for_each(|block| self.load(BlockIndex(block), decodes));
@@ -50,7 +53,7 @@ impl Blocks {
                 .entry(block, slot)
                 .filter(|entry| (decodes || entry.esi.0 == slot) && !self.held.get(block, entry.esi.0));
             let Some(entry) = entry else {
-                slots.clear(block, slot);
+                slots.clear_slot(block, slot);
                 continue;
             };
             self.held.set(block, entry.esi.0);
@@ -63,6 +66,10 @@ impl Blocks {
         self.held_bytes += bytes;
         let entry = self.get_mut(block);
         (entry.held_count, entry.displaced_count, entry.marked) = (held, displaced, marked);
+        if held > 0 {
+            // Nobody knows who sent them: nobody is to be credited with the block.
+            entry.origin = Origin::Several;
+        }
         if held > 0 && !marked {
             self.ask_for_check(block);
         }
@@ -121,9 +128,15 @@ impl Blocks {
         self.advance(block);
     }
 
+    /// The claimed slots of a block cannot be read: all of them are needed again.
+    pub(in crate::receiver) fn unreadable(&mut self, block: BlockIndex) {
+        let claims = self.claims(block);
+        self.checked(block, &claims);
+    }
+
     fn drop_claim(&mut self, block: BlockIndex, entry: &SlotEntry) {
         if let Some(slots) = &self.slots {
-            slots.clear(block, entry.slot);
+            slots.clear_slot(block, entry.slot);
         }
         self.claimed.clear(block, entry.slot);
         self.occupied.clear(block, entry.slot);

@@ -154,11 +154,10 @@ pub(super) fn obtain(path: &Path, record: &Record) -> Result<Part, Failure> {
     Ok(Part { file, reused, set_aside })
 }
 
-/// Removes the record and the slot map beside `path`, whose `.part` is no more.
+/// Removes the record beside `path`, whose `.part` is no more.
 pub(super) fn forget(path: &Path) {
-    // Without a `.part` they say nothing.
+    // Without a `.part` it says nothing.
     let _ = record_path(path).map(fs::remove_file);
-    let _ = SlotFile::remove(path);
 }
 
 /// `.NAME` and `suffix` in the folder of `path`, if that ends in a name.
