@@ -178,7 +178,11 @@ impl Sender {
             data_since_manifest: 0,
             hashes_credit,
             manifest_at: None,
-            packets_left: config.passes.map(|passes| passes.saturating_mul(share.part_of(pass_length))),
+            packets_left: config.passes.map(|passes| match passes {
+                1 => share.part_of(pass_length),
+                // Parts that differ would leave some symbols out of one of the passes.
+                _ => passes.saturating_mul(pass_length.div_ceil(share.count().into())),
+            }),
             counts: SenderCounts::default(),
             ip_overhead: config.ip_overhead,
             tree,
@@ -213,6 +217,12 @@ impl Sender {
     #[must_use]
     pub fn key(&self) -> ObjectKey {
         self.key
+    }
+
+    /// The values of the object's blocks.
+    #[must_use]
+    pub fn tree(&self) -> &Arc<ObjectTree> {
+        &self.tree
     }
 
     /// The digest of the object.

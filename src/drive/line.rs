@@ -23,8 +23,6 @@ const BACK_OFF_MIN: Duration = Duration::from_micros(100);
 const BACK_OFF_MAX: Duration = Duration::from_millis(2);
 /// Refusals in one call before the caller may look at other things.
 const REFUSALS_PER_CALL_MAX: u32 = 16;
-/// Bursts that go one by one after a queue was full, so that what it refuses is not overtaken by much.
-const CALM_BURSTS: u32 = 64;
 
 /// Which engine to use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,7 +64,6 @@ pub(super) struct Line {
     /// No attempt before this.
     resume_at: Option<Time>,
     back_off: Duration,
-    calm_bursts: u32,
     congestion: Congestion,
     /// The group and interface, for messages.
     what: String,
@@ -114,7 +111,6 @@ impl Line {
             is_torn: false,
             resume_at: None,
             back_off: BACK_OFF_MIN,
-            calm_bursts: 0,
             congestion: Congestion::new(overhead),
             what,
             counts: LineCounts::default(),
@@ -215,7 +211,8 @@ impl Line {
                 return Ok(false);
             }
             let Engine::Uring(ring) = &self.engine else { return Ok(false) };
-            if !self.retries.is_empty() || (self.calm_bursts > 0 && !ring.is_idle()) {
+            // A message that waits for room in the send buffer must not be passed by a later one.
+            if !self.retries.is_empty() || !ring.is_idle() {
                 continue;
             }
             let Some(spare) = self.free.pop() else { continue };
@@ -246,7 +243,7 @@ impl Line {
         }
         for _ in 0..REFUSALS_PER_CALL_MAX {
             let Engine::Uring(ring) = &self.engine else { break };
-            if !ring.has_room() || (self.calm_bursts > 0 && !ring.is_idle()) {
+            if !ring.has_room() || !ring.is_idle() {
                 break;
             }
             let Some(retry) = self.retries.pop_front() else { break };
@@ -266,7 +263,6 @@ impl Line {
                 Ok(None) => return Ok(()),
                 Ok(Some(landed)) if landed.failed.is_empty() => {
                     self.note_taken();
-                    self.calm_bursts = self.calm_bursts.saturating_sub(1);
                     self.free.push(landed.buffer);
                 }
                 Ok(Some(landed)) => self.take_refused(landed)?,
@@ -427,7 +423,6 @@ impl Line {
             Verdict::Again | Verdict::WithoutGso => {}
             Verdict::QueueFull => {
                 self.counts.queue_drops += 1;
-                self.calm_bursts = CALM_BURSTS;
                 let now = clock::now();
                 self.warnings.extend(self.congestion.note_full(now));
                 if self.resume_at.is_none() {

@@ -13,6 +13,9 @@ use crate::types::Time;
 /// The same local error so many times running for one message is the state of things. Two would do but for an ICMP error whose
 /// entry in the queue was taken just before the error itself was set.
 const LOCAL_REFUSALS_MIN: u8 = 3;
+/// The same where the number may as well have come by ICMP and the error queue does not tell: a queue that has no room for a large
+/// ICMP message loses it without a word. A flood would have to strike between any two attempts so often in a row.
+const UNCERTAIN_REFUSALS_MIN: u8 = 250;
 /// A queue that was full so shortly ago is full without a pause.
 const CONGESTION_GAP_MAX: Duration = Duration::from_millis(200);
 /// A queue that has been full without a pause for so long is worth a word.
@@ -62,8 +65,9 @@ impl Refusals {
         }
         self.count = if self.error == number { self.count.saturating_add(1) } else { 1 };
         self.error = number;
-        if self.count < LOCAL_REFUSALS_MIN {
-            return Verdict::Again;
+        let is_certain = is_local || !can_come_by_icmp(number);
+        if self.count < if is_certain { LOCAL_REFUSALS_MIN } else { UNCERTAIN_REFUSALS_MIN } {
+            return if is_certain { Verdict::Again } else { Verdict::Forgeable };
         }
         let is_segmented = message.size > message.segment_size;
         match number {
@@ -93,6 +97,14 @@ impl Refusals {
 /// What the kernel never finds out by itself when a datagram is sent to a group (the tables of icmp(7) and of its source).
 fn comes_by_icmp_alone(number: i32) -> bool {
     matches!(number, libc::ECONNREFUSED | libc::ENOPROTOOPT | libc::EHOSTDOWN | libc::ENONET | libc::EPROTO)
+}
+
+/// What both the kernel and an ICMP message can say.
+fn can_come_by_icmp(number: i32) -> bool {
+    matches!(
+        number,
+        libc::EMSGSIZE | libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EOPNOTSUPP | libc::EACCES
+    )
 }
 
 /// Makes every datagram a message of its own.

@@ -5,10 +5,12 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{Builder, Scope};
 
 use super::report;
+use crate::digest::{ObjectTree, block_value};
 use crate::failure::{Exit, Failure, shown};
 use crate::fec::Encoder;
 use crate::limits::ENCODER_THREAD_COUNT_MAX;
@@ -27,6 +29,9 @@ pub(super) struct Repair {
     percent: u16,
     blocks: Vec<BlockIndex>,
     queue: Queue,
+    /// What the blocks were when the object got its digest.
+    tree: Arc<ObjectTree>,
+    is_changed: AtomicBool,
 }
 
 /// The object and its repair symbols.
@@ -53,7 +58,8 @@ impl Repair {
     /// # Errors
     /// [`Exit::CannotCreate`] if there is no room, with the largest percentage for which there is.
     pub(super) fn new(senders: &[Sender], cache_dir: Option<PathBuf>) -> Result<Self, Failure> {
-        let carousel = senders.first().expect("there is a virtual server").carousel();
+        let first = senders.first().expect("there is a virtual server");
+        let carousel = first.carousel();
         let (layout, percent) = (*carousel.layout(), carousel.repair_percent());
         let blocks: Vec<_> = (0..carousel.sent_count()).map(|rank| carousel.block_of(SentBlock(rank))).collect();
         let starts = senders.iter().map(|sender| carousel.window_start(sender.next_position()));
@@ -61,7 +67,13 @@ impl Repair {
         let has_any = percent > 0 && !blocks.is_empty();
         let folder = cache_dir.unwrap_or_else(std::env::temp_dir);
         let slots = has_any.then(|| slots(&folder, &layout, &blocks, percent)).transpose()?;
-        Ok(Self { slots, layout, percent, blocks, queue })
+        let tree = Arc::clone(first.tree());
+        Ok(Self { slots, layout, percent, blocks, queue, tree, is_changed: AtomicBool::new(false) })
+    }
+
+    /// Whether a block was not what it had been when the object got its digest: no repair symbols were made of it.
+    pub(super) fn is_changed(&self) -> bool {
+        self.is_changed.load(Ordering::Relaxed)
     }
 
     /// Starts the threads that compute them. They end when all is done, when `stop` is set, and when bytes of the source are gone;
@@ -93,17 +105,40 @@ impl Repair {
         let Some(slots) = &self.slots else { return };
         // Packets that are due go first.
         processors::give_way();
-        let mut encoder = Encoder::new();
+        let (mut encoder, mut copy) = (Encoder::new(), Vec::new());
         while !stop.load(Ordering::Relaxed) && !source.is_torn() {
             let Some(SentBlock(rank)) = self.queue.next() else { return };
-            slots.fill(rank as usize, |slot| self.encode(&mut encoder, self.blocks[rank as usize], source, slot));
+            let block = self.blocks[rank as usize];
+            self.copy(block, source, &mut copy);
+            if !source.is_torn() && !self.is_right(block, &copy) {
+                self.is_changed.store(true, Ordering::Relaxed);
+                return;
+            }
+            slots.fill(rank as usize, |slot| self.encode(&mut encoder, block, &copy, source, slot));
         }
     }
 
-    /// Whether the symbols are right: the source can be cut short while it is read.
-    fn encode(&self, encoder: &mut Encoder, block: BlockIndex, source: &SourceMap, slot: &mut [u8]) -> bool {
+    /// The source can change while it is read: what is compared must be what is encoded.
+    fn copy(&self, block: BlockIndex, source: &SourceMap, copy: &mut Vec<u8>) {
         let start = usize::try_from(block.offset()).expect("the object is mapped");
-        let bytes = &source[start..start + self.layout.block_size(block) as usize];
+        copy.clear();
+        copy.extend_from_slice(&source[start..start + self.layout.block_size(block) as usize]);
+    }
+
+    fn is_right(&self, block: BlockIndex, bytes: &[u8]) -> bool {
+        let value = self.tree.values().get(block.0 as usize);
+        value == Some(&block_value(self.layout.size(), block, bytes))
+    }
+
+    /// Whether the symbols are right: the source can be cut short while it is read.
+    fn encode(
+        &self,
+        encoder: &mut Encoder,
+        block: BlockIndex,
+        bytes: &[u8],
+        source: &SourceMap,
+        slot: &mut [u8],
+    ) -> bool {
         let count = self.layout.repair_symbol_count(block, self.percent);
         let size = usize::from(count) * usize::from(self.layout.shard_size(block));
         encoder.encode(&self.layout, block, bytes, count, &mut slot[..size]);
@@ -182,7 +217,6 @@ fn slot_size(layout: &Layout, blocks: &[BlockIndex], percent: u16) -> usize {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::sync::Arc;
 
     use super::*;
     use crate::drive::digest_file::{self, CacheFolder};
