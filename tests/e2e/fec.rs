@@ -241,18 +241,19 @@ fn memory_of_a_receiver(size: u64, mbit_per_second: u32, bound: u64) {
     let _alone = whole_machine();
     let desk = Desk::new(1, size, 10);
     let _server = desk.serve(0, mbit_per_second, &[]);
-    let ended = desk.transfer("copy");
+    // Of an object in windows, what is lost in a burst, such as while this host is busy, comes a whole pass later.
+    let (copy, options) = (desk.lab.path("copy"), ["--timeout", "290s"]);
+    let receiver = receive_until(&desk.receiver_host, &copy, GROUP, &options);
+    let ended = receiver.wait_within(Duration::from_secs(300));
+    desk.check(&ended, "copy");
     let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / MIB as f64);
     let what = format!("receiver of {} MiB of noise, 1 % loss", size / MIB);
     figure(&format!("{what}: peak memory"), &mib(ended.memory.own), &mib(bound));
     figure(&format!("{what}: VmHWM with mapped files"), &mib(ended.memory.resident), "-");
     let ratio = number(ended.end(), "seconds") / ideal_seconds(size, mbit_per_second);
-    let sync = number(ended.end(), "sync_seconds");
-    figure(
-        &format!("{what}: time / ideal at {mbit_per_second} Mbit/s"),
-        &format!("{ratio:.3} (fsync {sync:.2} s)"),
-        "-",
-    );
+    let (sync, dropped) = (number(ended.end(), "sync_seconds"), count(ended.end(), "host_dropped_buffers"));
+    let value = format!("{ratio:.3} (fsync {sync:.2} s, {dropped} buffers dropped by the host)");
+    figure(&format!("{what}: time / ideal at {mbit_per_second} Mbit/s"), &value, "-");
     assert!(ended.memory.own > 0, "its memory has been seen");
     assert!(ended.memory.own <= bound, "the receiver used {}", mib(ended.memory.own));
 }

@@ -178,15 +178,20 @@ impl Process {
     }
 
     /// Waits for the end. A program that takes too long is killed, and the test fails.
-    pub(crate) fn wait(mut self) -> Ended {
+    pub(crate) fn wait(self) -> Ended {
+        self.wait_within(PATIENCE)
+    }
+
+    /// The same, for what may take longer.
+    pub(crate) fn wait_within(mut self, patience: Duration) -> Ended {
         let started = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("wait for the program") {
                 break status;
             }
-            if started.elapsed() > PATIENCE {
+            if started.elapsed() > patience {
                 let log = self.log.0.lock().expect("no reader panics");
-                panic!("still running after {PATIENCE:?}; last event {:?}; stderr: {}", log.events.last(), log.stderr);
+                panic!("still running after {patience:?}; last event {:?}; stderr: {}", log.events.last(), log.stderr);
             }
             std::thread::sleep(Duration::from_millis(5));
         };
