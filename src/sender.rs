@@ -157,6 +157,7 @@ impl Sender {
             &hashes_credit,
             group_count,
             largest_hashes_size(&tree, group_log2),
+            manifest_packet(key, config, &carousel, None)?.len(),
             config.ip_overhead,
         );
         if !share.has_control() {

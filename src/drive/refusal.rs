@@ -101,10 +101,7 @@ fn comes_by_icmp_alone(number: i32) -> bool {
 
 /// What both the kernel and an ICMP message can say.
 fn can_come_by_icmp(number: i32) -> bool {
-    matches!(
-        number,
-        libc::EMSGSIZE | libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EOPNOTSUPP | libc::EACCES
-    )
+    matches!(number, libc::EMSGSIZE | libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EOPNOTSUPP | libc::EACCES)
 }
 
 /// Makes every datagram a message of its own.
@@ -215,17 +212,30 @@ mod tests {
     #[test]
     fn local_error_counts_when_it_is_the_same_again_and_again() {
         let local = QueuedErrors { icmp_count: 9, local: Some(libc::EMSGSIZE) };
-        for found in [NOTHING, local] {
-            let expected = [Verdict::Again, Verdict::Again, Verdict::Fatal];
-            assert_eq!(verdicts(libc::EMSGSIZE, &SINGLE, &found), expected);
-        }
+        let expected = [Verdict::Again, Verdict::Again, Verdict::Fatal];
+        assert_eq!(verdicts(libc::EMSGSIZE, &SINGLE, &local), expected);
         let expected = [Verdict::Again, Verdict::Again, Verdict::WithoutGso];
         assert_eq!(verdicts(libc::EIO, &SEGMENTED, &NOTHING), expected);
         assert_eq!(verdicts(libc::EINVAL, &SEGMENTED, &NOTHING), expected);
         assert_eq!(verdicts::<3>(libc::EIO, &SINGLE, &NOTHING)[2], Verdict::Fatal);
         assert_eq!(verdicts(libc::EFAULT, &SINGLE, &ICMP), [Verdict::Torn]);
         let expected = [Verdict::Again, Verdict::Again, Verdict::Unreachable, Verdict::Unreachable];
-        assert_eq!(verdicts(libc::ENETUNREACH, &SINGLE, &NOTHING), expected);
+        assert_eq!(verdicts(libc::ENETDOWN, &SINGLE, &NOTHING), expected);
+    }
+
+    /// The queue does not tell: a large ICMP message found no room in it.
+    #[test]
+    fn error_that_may_be_forged_counts_only_when_nothing_gets_through() {
+        for (number, expected) in [
+            (libc::EMSGSIZE, Verdict::Fatal),
+            (libc::EOPNOTSUPP, Verdict::Fatal),
+            (libc::ENETUNREACH, Verdict::Unreachable),
+            (libc::EHOSTUNREACH, Verdict::Unreachable),
+        ] {
+            let verdicts = verdicts::<260>(number, &SINGLE, &NOTHING);
+            assert_eq!(verdicts[..249], [Verdict::Forgeable; 249]);
+            assert_eq!(verdicts[249..], [expected; 11]);
+        }
     }
 
     #[test]
@@ -233,12 +243,12 @@ mod tests {
         let mut refusals = Refusals::default();
         let mut judge = |number, found: &QueuedErrors| refusals.judge(number, &SINGLE, found);
         for _ in 0..10 {
-            assert_eq!(judge(libc::EMSGSIZE, &NOTHING), Verdict::Again);
-            assert_eq!(judge(libc::EMSGSIZE, &NOTHING), Verdict::Again);
-            assert_eq!(judge(libc::EMSGSIZE, &ICMP), Verdict::Forgeable);
-            assert_eq!(judge(libc::EMSGSIZE, &NOTHING), Verdict::Again);
-            assert_eq!(judge(libc::EPERM, &NOTHING), Verdict::Again);
-            assert_eq!(judge(libc::EMSGSIZE, &NOTHING), Verdict::Again);
+            assert_eq!(judge(libc::EIO, &NOTHING), Verdict::Again);
+            assert_eq!(judge(libc::EIO, &NOTHING), Verdict::Again);
+            assert_eq!(judge(libc::EIO, &ICMP), Verdict::Forgeable);
+            assert_eq!(judge(libc::EIO, &NOTHING), Verdict::Again);
+            assert_eq!(judge(libc::ENETDOWN, &NOTHING), Verdict::Again);
+            assert_eq!(judge(libc::EIO, &NOTHING), Verdict::Again);
             assert_eq!(judge(libc::ENOBUFS, &NOTHING), Verdict::QueueFull);
         }
     }

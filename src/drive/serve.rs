@@ -424,7 +424,7 @@ impl<'a> Server<'a> {
     fn look(&mut self, now: Time, common: &Common, totals: &Totals) -> Result<(), Failure> {
         let what = || format!("send {}", shown(&self.options.file));
         let state = self.file.state().map_err(|error| Failure::io(Exit::Io, what(), &error))?;
-        if state == SourceState::Changed || common.content.is_torn() {
+        if state == SourceState::Changed || common.content.is_torn() || common.repair.is_changed() {
             return Err(self.changed());
         }
         if state == SourceState::OriginalChanged {

@@ -22,7 +22,9 @@ pub(super) struct Sessions {
     current: usize,
     object_size: u64,
     allowance_halves: u64,
-    bytes_without_progress: u64,
+    /// Payload bytes of data packets since progress was made: of the description in use, and of others.
+    own_bytes: u64,
+    other_bytes: u64,
     data_bytes: u64,
     current_seen: Time,
     other_seen: Option<Time>,
@@ -37,7 +39,8 @@ impl Sessions {
             current: 0,
             object_size: size.bytes(),
             allowance_halves: ALLOWANCE_HALVES_START,
-            bytes_without_progress: 0,
+            own_bytes: 0,
+            other_bytes: 0,
             data_bytes: 0,
             current_seen: now,
             other_seen: None,
@@ -76,13 +79,14 @@ impl Sessions {
 
     /// A data packet of the object came. Whether it is one of the description in use.
     pub(super) fn admits(&mut self, now: Time, code: CodeId, tag: SizeTag, payload_size: usize) -> bool {
-        self.bytes_without_progress = self.bytes_without_progress.saturating_add(payload_size as u64);
         self.data_bytes = self.data_bytes.saturating_add(payload_size as u64);
         let current = self.current();
         let admitted = current.code == code && current.symbol_size.tag() == tag;
         if admitted {
+            self.own_bytes = self.own_bytes.saturating_add(payload_size as u64);
             self.current_seen = now;
         } else {
+            self.other_bytes = self.other_bytes.saturating_add(payload_size as u64);
             self.other_seen = Some(now);
         }
         admitted
@@ -95,7 +99,7 @@ impl Sessions {
 
     /// A block of at least two symbols of the description in use has been verified.
     pub(super) fn progress(&mut self) {
-        self.bytes_without_progress = 0;
+        (self.own_bytes, self.other_bytes) = (0, 0);
         if let Some(entry) = self.entries.get_mut(self.current) {
             entry.has_progress = true;
         }
@@ -103,9 +107,11 @@ impl Sessions {
 
     /// Whether to go on to the next description.
     pub(super) fn leads_nowhere(&self, now: Time) -> bool {
-        // What comes may be of all of them in equal parts, and by rows no block is complete before all are nearly so.
         let allowance = self.object_size.saturating_mul(self.allowance_halves) / 2;
-        let used_up = self.bytes_without_progress > allowance.saturating_mul(self.entries.len() as u64);
+        // Others may be sent at the same time, and by rows no block is complete before all are nearly so: what comes of others counts
+        // only as far as it is more than three honest ones would send.
+        let others_max = allowance.saturating_add(self.own_bytes.saturating_mul(2));
+        let used_up = self.own_bytes > allowance || self.other_bytes > others_max;
         let silent = now.since(self.current_seen) > DESCRIPTION_SILENCE_MAX
             && self.other_seen.is_some_and(|at| now.since(at) < DESCRIPTION_SILENCE_MAX);
         self.entries.len() > 1 && (used_up || silent)
@@ -115,14 +121,14 @@ impl Sessions {
     pub(super) fn change(&mut self, now: Time) {
         self.current = (self.current + 1) % self.entries.len();
         self.allowance_halves = (self.allowance_halves * 2).min(ALLOWANCE_HALVES_MAX);
-        self.bytes_without_progress = 0;
+        (self.own_bytes, self.other_bytes) = (0, 0);
         self.current_seen = now;
         self.other_seen = None;
     }
 
     /// Symbols of the description in use can be taken from now on: until now it could not show what it is worth.
     pub(super) fn ready(&mut self, now: Time) {
-        self.bytes_without_progress = 0;
+        (self.own_bytes, self.other_bytes) = (0, 0);
         self.current_seen = now;
         self.other_seen = None;
     }
@@ -172,6 +178,23 @@ mod tests {
         assert!(sessions.leads_nowhere(Time::default()));
         sessions.change(Time::default());
         assert_eq!(sessions.symbol_size(), size(1408));
+    }
+
+    /// Two, three or four honest ones at the same time: the one in use is not left before it could have been complete.
+    #[test]
+    fn description_is_kept_while_others_are_sent_as_well() {
+        for others in 1..=3 {
+            let mut sessions = sessions();
+            sessions.note(size(1152), CODE);
+            feed(&mut sessions, 1408, 1000);
+            for _ in 0..1490 {
+                feed(&mut sessions, 1408, 1000);
+                feed(&mut sessions, 1152, others * 1000);
+                assert!(!sessions.leads_nowhere(Time::default()));
+            }
+            feed(&mut sessions, 1408, 20_000);
+            assert!(sessions.leads_nowhere(Time::default()));
+        }
     }
 
     #[test]

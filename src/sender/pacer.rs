@@ -11,8 +11,8 @@ use std::time::Duration;
 use super::cadence::HashesCredit;
 use super::{Carousel, Share};
 use crate::limits::{
-    BURST_DURATION, BURST_DURATION_PACKET_DELAY, BURST_SIZE_MAX, HEADER_SIZE, MANIFEST_INTERVAL_MIN, MTU_DEFAULT_MAX,
-    ROUND_DURATION_MIN,
+    BURST_DURATION, BURST_DURATION_PACKET_DELAY, BURST_SIZE_MAX, HEADER_SIZE, MANIFEST_EVERY, MANIFEST_INTERVAL_MIN,
+    MTU_DEFAULT_MAX, ROUND_DURATION_MIN,
 };
 use crate::types::{RateBps, Time};
 
@@ -38,8 +38,10 @@ pub enum Pacing {
 pub struct Round {
     /// Data and hashes packets; 0 if the object has neither.
     pub packets: u64,
-    /// Their bits at IP level.
+    /// Their bits at IP level, and those of the manifest packets that go with them.
     pub ip_bits: u128,
+    /// Those of them that are of hashes and manifest packets: what one virtual server sends beside its data.
+    pub control_ip_bits: u128,
 }
 
 impl Round {
@@ -48,6 +50,7 @@ impl Round {
         credit: &HashesCredit,
         group_count: u32,
         hashes_size: u64,
+        manifest_size: usize,
         ip_overhead: u32,
     ) -> Self {
         let data = carousel.round_length();
@@ -55,7 +58,10 @@ impl Round {
         let packets = data.saturating_add(hashes);
         let overhead = HEADER_SIZE as u128 + u128::from(ip_overhead);
         let payload = u128::from(carousel.round_bytes()) + u128::from(hashes) * u128::from(hashes_size);
-        Self { packets, ip_bits: 8 * (payload + u128::from(packets) * overhead) }
+        let manifests = u128::from(data / MANIFEST_EVERY) * (manifest_size as u128 + u128::from(ip_overhead));
+        let control = u128::from(hashes) * (u128::from(hashes_size) + overhead) + manifests;
+        let all = payload + u128::from(packets) * overhead + manifests;
+        Self { packets, ip_bits: 8 * all, control_ip_bits: 8 * control }
     }
 }
 
@@ -90,7 +96,7 @@ impl Pacer {
             _ if round.packets == 0 => Self::per_packet(lone_manifest_interval(pacing)),
             Pacing::Unpaced => Self::per_packet(Duration::ZERO),
             Pacing::PacketDelay(delay) => Self::per_packet(delay),
-            Pacing::Rate(rate) => Self::per_bit(part_of(rate, share)),
+            Pacing::Rate(rate) => Self::per_bit(part_of(rate, share, &round)),
             Pacing::DefaultRate(rate) => {
                 let round_nanos = round.ip_bits * u128::from(NANOS_PER_SECOND) / u128::from(rate.bits_per_second());
                 if round_nanos < ROUND_DURATION_MIN.as_nanos() {
@@ -98,7 +104,7 @@ impl Pacer {
                     let per_packet = Duration::from_nanos(u64::try_from(per_packet).expect("10 ms at most"));
                     return Self::per_packet(per_packet * share.count());
                 }
-                Self::per_bit(part_of(rate, share))
+                Self::per_bit(part_of(rate, share, &round))
             }
         }
     }
@@ -176,10 +182,15 @@ impl Pacer {
     }
 }
 
-/// What one virtual server sends of the rate of all. One that would get nothing sends a bit a second: nobody asks for that.
-fn part_of(rate: RateBps, share: Share) -> RateBps {
-    let bits = share.part_of(rate.bits_per_second()).max(1);
-    RateBps::new(bits).expect("a part of a rate is a rate")
+/// What one virtual server sends of the rate of all: the same data as any other, and one of them the control packets besides. One that
+/// would get nothing sends a bit a second: nobody asks for that.
+fn part_of(rate: RateBps, share: Share, round: &Round) -> RateBps {
+    let all = u128::from(rate.bits_per_second());
+    let control = all * round.control_ip_bits / round.ip_bits.max(1);
+    let control = u64::try_from(control).expect("less than the rate");
+    let data = share.part_of(rate.bits_per_second() - control);
+    let bits = if share.has_control() { data + control } else { data };
+    RateBps::new(bits.max(1)).expect("a part of a rate is a rate")
 }
 
 /// An object without data and hashes packets sends a manifest packet a millisecond, or fewer if the pacing asks for that.
@@ -202,8 +213,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const GIB: Round = Round { packets: 762_880, ip_bits: 9_033_000_000 };
-    const ONE_PACKET: Round = Round { packets: 1, ip_bits: 8 * 73 };
+    const GIB: Round = Round { packets: 762_880, ip_bits: 9_033_000_000, control_ip_bits: 120_000_000 };
+    const ONE_PACKET: Round = Round { packets: 1, ip_bits: 8 * 73, control_ip_bits: 0 };
 
     fn pacer(pacing: Pacing) -> Pacer {
         Pacer::new(pacing, GIB, Share::WHOLE)

@@ -354,6 +354,37 @@ fn virtual_servers_send_each_symbol_once_in_a_pass_and_the_first_of_them_the_con
     );
 }
 
+/// However many virtual servers share the rate, and however many hashes packets the object needs.
+#[test]
+fn control_packets_are_as_many_to_all_data_packets_of_several_virtual_servers() {
+    // 64 blocks, of which two are sent: each of the four groups of hashes goes twice a round.
+    let bytes = content(64 * MIB, &(2..64).collect::<Vec<_>>());
+    let rate = Pacing::Rate(RateBps::new(50_000_000).unwrap());
+    let config = SenderConfig { pacing: rate, ..config() };
+    let until = Time::from_nanos(4_000_000_000);
+    let counts = |count: u32| {
+        let mut sum = SenderCounts::default();
+        for index in 0..count {
+            let share = Share::new(index, count).unwrap();
+            let sender = Sender::with_share(tree_of(&bytes), &config, share).unwrap();
+            let mut run = Run { sender, content: Vec::new(), now: Time::default(), step: Duration::ZERO };
+            while run.next().is_some_and(|(at, _)| at < until) {}
+            let counts = run.sender.counts();
+            sum.data += counts.data;
+            sum.hashes += counts.hashes;
+            sum.manifest += counts.manifest;
+            sum.ip_bytes += counts.ip_bytes;
+        }
+        sum
+    };
+    let (one, eight) = (counts(1), counts(8));
+    let share = |part: u64, counts: &SenderCounts| part as f64 / counts.data as f64;
+    assert!((share(one.hashes, &one) / share(eight.hashes, &eight) - 1.0).abs() < 0.03, "{one:?} {eight:?}");
+    // Eight data packets at a time: not always at the hundredth.
+    assert!((share(one.manifest, &one) / share(eight.manifest, &eight) - 1.0).abs() < 0.06, "{one:?} {eight:?}");
+    assert!((one.ip_bytes as f64 / eight.ip_bytes as f64 - 1.0).abs() < 0.02, "{one:?} {eight:?}");
+}
+
 #[test]
 fn passes_over_objects_without_data_end_too() {
     let config = SenderConfig { passes: Some(2), ..config() };
