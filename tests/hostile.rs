@@ -239,6 +239,8 @@ enum Start {
 
 /// A receiver whose caller answers late, in any order, and with wrong answers.
 struct Victim<'a> {
+    /// The target is certainly a new one.
+    is_fresh: bool,
     world: &'a World,
     receiver: Receiver,
     now: Time,
@@ -269,6 +271,7 @@ impl<'a> Victim<'a> {
             is_asked: false,
             word_count: None,
             is_prepared: false,
+            is_fresh: false,
         };
         let which = random.below(world.data.len());
         if !matches!(start, Start::Waiting) {
@@ -348,7 +351,10 @@ impl<'a> Victim<'a> {
             return self.receiver.handle_remapped(self.now, memory);
         }
         self.is_prepared = true;
-        let early = self.receiver.handle_prepared(self.now, random.one_in(2), memory);
+        let early = {
+            let is_reused = random.one_in(2) && !self.is_fresh;
+            self.receiver.handle_prepared(self.now, is_reused, memory)
+        };
         for (from, datagram) in early.datagrams() {
             match self.receiver.handle_datagram(self.now, from, datagram) {
                 Verdict::Store(store) => self.stores.push(store),
@@ -473,6 +479,7 @@ fn all_symbol_numbers_of_one_block_fill_each_slot_once_and_no_more() {
     let world = World::new();
     let mut random = Random(SEED);
     let mut victim = Victim::new(&mut random, &world, Start::Receiving);
+    victim.is_fresh = true;
     while !victim.is_prepared {
         victim.answer(&mut random);
     }
