@@ -15,7 +15,7 @@ use crate::fec::Decoder;
 use crate::limits::BLOCK_SIZE;
 use crate::object::{Layout, block_size};
 use crate::receiver::{SlotEntry, Work, hash_of};
-use crate::sys::Target;
+use crate::sys::{Target, processors};
 use crate::types::{BlockIndex, Digest, Esi};
 use crate::wire::payload_hash;
 
@@ -168,6 +168,8 @@ impl Drop for Workers {
 }
 
 fn run(source: &Mutex<Receiver<Job>>, sink: &Sender<(Done, Option<Decoded>)>, target: &Target) {
+    // Datagrams that have come go first: what is not taken in time is lost.
+    processors::give_way();
     let mut worker =
         Worker { target, buffer: vec![0; BLOCK_SIZE as usize], decoded: Vec::new(), decoder: Decoder::new() };
     loop {

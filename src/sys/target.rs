@@ -150,7 +150,10 @@ impl Target {
         if !reused || size_before != size {
             file.set_len(size).map_err(refused)?;
         }
-        let target = Self { file, size, room: Room::new(size), part: part_path, path: path.to_owned() };
+        let room = Room::new(size);
+        // In memory there are no extents to keep together, and to take a page is to fill it with zeroes once more.
+        room.is_supported.store(!is_in_memory(&file), Ordering::Relaxed);
+        let target = Self { file, size, room, part: part_path, path: path.to_owned() };
         Ok(Created { target, reused: reused && size > 0, set_aside })
     }
 
@@ -360,6 +363,11 @@ impl Room {
     fn word(&self, block: u64) -> &AtomicU64 {
         &self.taken[(block / 64) as usize]
     }
+}
+
+/// Whether the file is on a tmpfs.
+fn is_in_memory(file: &File) -> bool {
+    nix::sys::statfs::fstatfs(file).is_ok_and(|state| state.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC)
 }
 
 fn bit(block: u64) -> u64 {
