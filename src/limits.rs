@@ -115,7 +115,7 @@ pub const SILENCE_NOTICE: Duration = Duration::from_secs(5);
 pub const PACKET_OVERHEAD: u32 = 40 + 8 + HEADER_SIZE as u32;
 
 /// Datagrams taken from the kernel by one system call.
-pub const RECEIVE_BATCH: usize = 32;
+pub const RECEIVE_BATCH: usize = 16;
 /// Bytes of one receive buffer: what GRO may hand over at once.
 pub const RECEIVE_BUFFER_SIZE: usize = 65_536;
 /// The socket's receive buffer that is asked for: 64 MiB hold some 30 ms at 10 Gbit/s, as the kernel counts, and

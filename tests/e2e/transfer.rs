@@ -8,7 +8,8 @@ use crate::lab::{Family, Host, Lab, whole_machine};
 use crate::loss::source_symbol_count;
 use crate::run::{Ended, Process, count, figure, number, part_of, receive, senders, serve, text};
 
-/// What either program may use of memory that is not a mapped file's, whatever the size of the object.
+/// What either program may use of memory that is not a mapped file's, whatever the size of the object, without repair symbols. What it may
+/// use with them is in `fec`.
 const MEMORY_MAX: u64 = 24 * MIB;
 
 /// Makes a module of tests, one for each kind of file, that send it over this family to so many receivers.
@@ -60,7 +61,7 @@ fn transfer(family: Family, receiver_count: u32, content: Content) {
     let _alone = whole_machine();
     let mut lab = Lab::new();
     let source = make(&lab, "source", content);
-    let (server, ended) = serve_to_all(&mut lab, family, receiver_count, &source, "300M");
+    let (server, ended) = serve_to_all(&mut lab, family, receiver_count, &source, &["--rate", "300M"]);
     for (index, receiver) in ended.iter().enumerate() {
         let copy = lab.path(&format!("copy{index}"));
         check_end(receiver, &server, &copy);
@@ -79,7 +80,7 @@ fn transfer_sparse(family: Family, receiver_count: u32) {
     let _alone = whole_machine();
     let mut lab = Lab::new();
     let source = make(&lab, "source", Content::Sparse { size: 5 * 1024 * MIB });
-    let (server, ended) = serve_to_all(&mut lab, family, receiver_count, &source, "300M");
+    let (server, ended) = serve_to_all(&mut lab, family, receiver_count, &source, &["--rate", "300M", "--fec", "0"]);
     for (index, receiver) in ended.iter().enumerate() {
         let copy = lab.path(&format!("copy{index}"));
         check_end(receiver, &server, &copy);
@@ -104,7 +105,7 @@ fn serve_to_all(
     family: Family,
     receiver_count: u32,
     source: &Path,
-    rate: &str,
+    options: &[&str],
 ) -> (Process, Vec<Ended>) {
     let host = lab.host();
     let receivers: Vec<Process> = (0..receiver_count)
@@ -116,7 +117,7 @@ fn serve_to_all(
     for receiver in &receivers {
         let _ = receiver.wait_for_event("listening");
     }
-    let server = serve(lab, &host, source, family.group(), &["--rate", rate]);
+    let server = serve(lab, &host, source, family.group(), options);
     let ended = receivers.into_iter().map(Process::wait).collect();
     (server, ended)
 }
@@ -141,7 +142,7 @@ fn full_file_of_5_gib_arrives_in_little_memory() {
     let _alone = whole_machine();
     let mut lab = Lab::new();
     let source = make(&lab, "source", Content::Random { size: 5 * 1024 * MIB, seed: 1 });
-    let (server, ended) = serve_to_all(&mut lab, Family::V4, 1, &source, "1500M");
+    let (server, ended) = serve_to_all(&mut lab, Family::V4, 1, &source, &["--rate", "1500M", "--fec", "0"]);
     check_end(&ended[0], &server, &lab.path("copy0"));
     assert_same(&lab.path("copy0"), &source);
     let seconds = number(ended[0].end(), "transfer_seconds");
