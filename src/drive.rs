@@ -6,6 +6,7 @@ pub mod digest_file;
 pub mod receive;
 pub mod serve;
 
+mod assembly;
 mod burst;
 mod choose;
 mod end;
@@ -15,6 +16,7 @@ mod refusal;
 mod repair;
 mod report;
 mod runs;
+mod tally;
 mod unreadable;
 mod virtual_server;
 mod workers;

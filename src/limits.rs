@@ -78,9 +78,10 @@ pub const ROUND_DURATION_MIN: Duration = Duration::from_millis(10);
 pub const RATE_BPS_DEFAULT: u64 = 100_000_000;
 /// A burst lasts at most so long at the rate asked for. `sender::pacer` says what it costs to make it shorter.
 pub const BURST_DURATION: Duration = Duration::from_millis(1);
-/// The same where the time between packets was asked for: whoever does so wants gaps.
-pub const BURST_DURATION_PACKET_DELAY: Duration = Duration::from_micros(200);
-/// Bytes of a burst at most: what one GSO message can hold.
+/// The same where the time between packets was asked for: whoever does so wants gaps. At rates at which more than
+/// [`BURST_SIZE_MAX`] goes in this time, a burst holds that, because so many sleeps would cost more than the packets.
+pub const BURST_DURATION_SHORT: Duration = Duration::from_micros(200);
+/// Bytes of a burst at most, at other rates: what one GSO message can hold.
 pub const BURST_SIZE_MAX: u64 = 65_536;
 /// Virtual servers of one program at most: more cores than a host has, and threads that a mistyped number can start.
 pub const VIRTUAL_SERVER_COUNT_MAX: u32 = 256;
@@ -114,8 +115,10 @@ pub const SILENCE_NOTICE: Duration = Duration::from_secs(5);
 /// IPv6, UDP and packet headers. IPv4's are smaller, but symbol sizes are the same for both, so that their sessions can be mixed.
 pub const PACKET_OVERHEAD: u32 = 40 + 8 + HEADER_SIZE as u32;
 
+/// Blocks that a receiver puts together in memory at most, while they are filled, hashed and written.
+pub const ASSEMBLY_BLOCKS: usize = 8;
 /// Datagrams taken from the kernel by one system call.
-pub const RECEIVE_BATCH: usize = 16;
+pub const RECEIVE_BATCH: usize = 4;
 /// Bytes of one receive buffer: what GRO may hand over at once.
 pub const RECEIVE_BUFFER_SIZE: usize = 65_536;
 /// The socket's receive buffer that is asked for: 64 MiB hold some 30 ms at 10 Gbit/s, as the kernel counts, and

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
-use super::kept::KeptSymbols;
 use super::line::{EngineChoice, Line};
 use super::repair::Repair;
 use super::virtual_server::{Common, PREFETCH_DISTANCE, Published, Trouble, VirtualServer};
@@ -377,7 +376,7 @@ pub enum Sink {
 pub struct Replay {
     receiver: Receiver,
     sink: Sink,
-    kept: KeptSymbols,
+    memory: runs::Memory,
     now: Time,
 }
 
@@ -405,7 +404,7 @@ impl Replay {
             }
         };
         let _ = receiver.handle_prepared(now, false, plain_memory(word_count));
-        Ok(Self { receiver, sink, kept: KeptSymbols::default(), now })
+        Ok(Self { receiver, sink, memory: runs::Memory::default(), now })
     }
 
     /// Takes every packet; answers with the bytes of the symbols that were stored.
@@ -424,7 +423,7 @@ impl Replay {
         let now = self.now;
         for batch in recording.batches().skip(first).take(count) {
             match &mut self.sink {
-                Sink::File(target) => runs::take(&mut self.receiver, Some(target), &mut self.kept, now, batch)?,
+                Sink::File(target) => runs::take(&mut self.receiver, Some(target), &mut self.memory, now, batch)?,
                 Sink::Memory(memory) => batch.for_each(|(from, datagram)| {
                     let Verdict::Store(store) = self.receiver.handle_datagram(now, from, datagram) else { return };
                     let start = usize::try_from(store.offset).expect("an object in memory");

@@ -1,6 +1,7 @@
 //! The receiver's loop: takes batches of datagrams, writes runs of symbols, keeps the verifying threads busy, and does what the
 //! machine asks for.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,8 +11,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::kept::KeptSymbols;
 use super::report::{self, Report};
+use super::tally::{HostDrops, Loss, Rate};
 use super::unreadable::Unreadable;
 use super::workers::{Done, Workers};
 use super::{choose, runs};
@@ -20,7 +21,7 @@ use crate::limits::BLOCK_SIZE;
 use crate::manifest::Manifest;
 use crate::receiver::{Action, DropReason, GiveUp, Kept, Notice, Receiver, ReceiverConfig, SlotMemory, Work};
 use crate::sys::{ReceiveOptions, ReceiveSocket, SlotFile, StopSignal, Target, clock, memory, signals};
-use crate::types::{SymbolSize, Time};
+use crate::types::{BlockIndex, Digest, SymbolSize, Time};
 
 /// Between two looks at signals while nothing comes.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -87,7 +88,8 @@ pub fn receive(options: &ReceiveFileOptions, report: &mut Report) -> Result<Exit
         receiver,
         target: None,
         workers: None,
-        kept: KeptSymbols::default(),
+        memory: runs::Memory::default(),
+        values: BTreeMap::new(),
         started: now,
         accepted: now,
         last_symbol: now,
@@ -116,26 +118,6 @@ enum Outcome {
     Stopped(StopSignal),
 }
 
-/// The rate at which the transfer moves, smoothed.
-struct Rate {
-    at: Time,
-    held: u64,
-    bits_per_second: f64,
-}
-
-impl Rate {
-    fn update(&mut self, now: Time, held: u64) {
-        let seconds = now.since(self.at).as_secs_f64();
-        if seconds > 0.0 {
-            let current = 8.0 * held.saturating_sub(self.held) as f64 / seconds;
-            let is_first = self.bits_per_second == 0.0;
-            let weight = if is_first { 1.0 } else { (seconds / 3.0).min(1.0) };
-            self.bits_per_second += weight * (current - self.bits_per_second);
-            (self.at, self.held) = (now, held);
-        }
-    }
-}
-
 /// The sidecar map, as the machine sees it.
 #[derive(Debug)]
 struct SlotMap(SlotFile);
@@ -143,33 +125,6 @@ struct SlotMap(SlotFile);
 impl SlotMemory for SlotMap {
     fn words(&self) -> &[AtomicU32] {
         self.0.words()
-    }
-}
-
-/// What the kernel had dropped when the last interval ended.
-struct HostDrops {
-    at: Time,
-    buffers: u32,
-}
-
-/// Packets of all streams together.
-#[derive(Default)]
-struct Loss {
-    received: u64,
-    /// Lost on the way.
-    lost: u64,
-    /// Dropped by this host.
-    lost_host: u64,
-}
-
-impl Loss {
-    /// What people are told.
-    fn text(&self) -> String {
-        let percent = |part: u64| 100.0 * part as f64 / (self.received + self.lost + self.lost_host).max(1) as f64;
-        match self.lost_host {
-            0 => format!("loss {:.2} %", percent(self.lost)),
-            host => format!("loss {:.2} % on the way and {:.2} % on this host", percent(self.lost), percent(host)),
-        }
     }
 }
 
@@ -181,7 +136,9 @@ struct Transfer<'a> {
     receiver: Receiver,
     target: Option<Arc<Target>>,
     workers: Option<Workers>,
-    kept: KeptSymbols,
+    memory: runs::Memory,
+    /// The values of blocks that have just been written as a whole.
+    values: BTreeMap<BlockIndex, Digest>,
     started: Time,
     accepted: Time,
     /// When the last symbol came that was of use: what is left from then on is decoding and verifying.
@@ -205,11 +162,12 @@ impl Transfer<'_> {
             let now = clock::now();
             let stored = self.receiver.counts().stored;
             let datagrams = self.socket.datagrams();
-            runs::take(&mut self.receiver, self.target.as_deref(), &mut self.kept, now, datagrams)
+            runs::take(&mut self.receiver, self.target.as_deref(), &mut self.memory, now, datagrams)
                 .map_err(|error| self.write_failure(&error))?;
             if self.receiver.counts().stored > stored {
                 self.last_symbol = now;
             }
+            self.memory.assembly.tick(now);
             self.work(now)?;
             self.count_host_drops(now);
             self.receiver.handle_timeout(now);
@@ -223,37 +181,66 @@ impl Transfer<'_> {
     fn deadline(&self, now: Time) -> Time {
         let is_busy = self.workers.as_ref().is_some_and(Workers::is_busy);
         let look = now.after(if is_busy { WORK_INTERVAL } else { LOOK_INTERVAL });
-        self.receiver.poll_timeout().map_or(look, |timeout| timeout.min(look))
+        let give_up = self.memory.assembly.deadline();
+        [self.receiver.poll_timeout(), give_up].into_iter().flatten().fold(look, Time::min)
     }
 
     /// Takes what the threads have done, and gives them more.
     fn work(&mut self, now: Time) -> Result<(), Failure> {
-        let Some(workers) = &mut self.workers else { return Ok(()) };
-        while let Some(done) = workers.take() {
-            match done {
-                Done::Hashed(block, Ok(value)) => self.receiver.handle_hashed(now, block, value),
-                Done::Checked(block, Ok(wrong)) => self.receiver.handle_slots_checked(block, &wrong),
-                Done::Cleared(block, Ok(())) => self.receiver.handle_cleared(block, true),
-                Done::Written(block, Ok(())) => self.receiver.handle_written(block, true),
-                Done::Hashed(block, Err(error)) => {
-                    self.unreadable.note(block, error).map_err(|error| disk_failure("read", &self.target, &error))?;
-                    self.receiver.handle_hashed(now, block, None);
-                }
-                Done::Checked(block, Err(error)) => {
-                    self.unreadable.note(block, error).map_err(|error| disk_failure("read", &self.target, &error))?;
-                    self.receiver.handle_slots_unreadable(block);
-                }
-                Done::Cleared(_, Err(error)) | Done::Written(_, Err(error)) => {
-                    return Err(disk_failure("write", &self.target, &error));
-                }
+        while let Some(done) = self.workers.as_mut().and_then(Workers::take) {
+            self.take_done(now, done)?;
+        }
+        self.give_work(now);
+        Ok(())
+    }
+
+    fn take_done(&mut self, now: Time, done: Done) -> Result<(), Failure> {
+        match done {
+            Done::Stored(assembled, value, Ok(())) => {
+                self.receiver.handle_stored(&assembled.stores);
+                self.values.extend(value.map(|value| (assembled.block, value)));
+                self.memory.assembly.reuse(assembled);
+            }
+            Done::Hashed(block, Ok(value)) => self.receiver.handle_hashed(now, block, value),
+            Done::Checked(block, Ok(wrong)) => self.receiver.handle_slots_checked(block, &wrong),
+            Done::Cleared(block, Ok(())) => self.receiver.handle_cleared(block, true),
+            Done::Written(block, Ok(())) => self.receiver.handle_written(block, true),
+            Done::Hashed(block, Err(error)) => {
+                self.unreadable.note(block, error).map_err(|error| disk_failure("read", &self.target, &error))?;
+                self.receiver.handle_hashed(now, block, None);
+            }
+            Done::Checked(block, Err(error)) => {
+                self.unreadable.note(block, error).map_err(|error| disk_failure("read", &self.target, &error))?;
+                self.receiver.handle_slots_unreadable(block);
+            }
+            Done::Cleared(_, Err(error)) | Done::Written(_, Err(error)) | Done::Stored(_, _, Err(error)) => {
+                return Err(disk_failure("write", &self.target, &error));
             }
         }
-        while workers.has_room()
+        Ok(())
+    }
+
+    fn give_work(&mut self, now: Time) {
+        let Some(workers) = &mut self.workers else { return };
+        if let Some(manifest) = self.receiver.manifest() {
+            let size = manifest.size;
+            while let Some(assembled) = self.memory.assembly.next() {
+                workers.give_assembled(assembled, size);
+            }
+        }
+        // Blocks whose values are known need no room.
+        while (workers.has_room() || !self.values.is_empty())
             && let Some(work) = self.receiver.poll_work()
         {
+            if let Work::Hash { block, .. } = work
+                && let Some(value) = self.values.remove(&block)
+            {
+                self.receiver.handle_hashed(now, block, Some(value));
+                continue;
+            }
             let kept = match work {
                 Work::Decode { block, kept: Some(esi), .. } => {
-                    self.kept.take(Kept { block, esi }).map(|payload| (esi, payload))
+                    self.memory.kept.take(Kept { block, esi }).map(|payload| (esi, payload))
                 }
                 _ => None,
             };
@@ -261,6 +248,19 @@ impl Transfer<'_> {
         }
         // What is right has just been asked for: every piece of work that was taken made room for another, and writing comes first.
         workers.discard_decoded();
+        // A value holds for as long as nothing else is written to its block: for no longer than this.
+        self.values.clear();
+    }
+
+    /// Has everything written that is in memory only, so that it outlives the program.
+    fn flush(&mut self) -> Result<(), Failure> {
+        self.memory.assembly.give_up();
+        self.give_work(clock::now());
+        while !self.memory.assembly.is_idle()
+            && let Some(done) = self.workers.as_mut().and_then(Workers::wait)
+        {
+            self.take_done(clock::now(), done)?;
+        }
         Ok(())
     }
 
@@ -322,7 +322,7 @@ impl Transfer<'_> {
         self.report.restart(now);
         let memory = self.slot_memory(word_count)?;
         let early = self.receiver.handle_prepared(now, reused, memory);
-        runs::take(&mut self.receiver, self.target.as_deref(), &mut self.kept, now, early.datagrams())
+        runs::take(&mut self.receiver, self.target.as_deref(), &mut self.memory, now, early.datagrams())
             .map_err(|error| self.write_failure(&error))?;
         self.work(now)
     }
@@ -435,18 +435,14 @@ impl Transfer<'_> {
     }
 
     fn loss(&self) -> Loss {
-        self.receiver.senders().iter().fold(Loss::default(), |all, sender| Loss {
-            received: all.received + sender.loss.received,
-            lost: all.lost + sender.loss.lost,
-            lost_host: all.lost_host + sender.loss.lost_host,
-        })
+        Loss::of(self.receiver.senders())
     }
 
     fn finish(mut self, outcome: Result<Outcome, Failure>) -> Result<Exit, Failure> {
         self.report.clear();
         let verified = clock::now();
         self.end_drops_interval(verified);
-        let result = match outcome {
+        let result = match outcome.and_then(|outcome| self.flush().map(|()| outcome)) {
             Ok(Outcome::Verified) => self.commit(),
             Ok(Outcome::GaveUp(reason)) => Err(self.give_up_failure(reason)),
             Ok(Outcome::Stopped(signal)) => {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::cadence::HashesCredit;
 use super::{Carousel, Share};
 use crate::limits::{
-    BURST_DURATION, BURST_DURATION_PACKET_DELAY, BURST_SIZE_MAX, HEADER_SIZE, MANIFEST_EVERY, MANIFEST_INTERVAL_MIN,
+    BURST_DURATION, BURST_DURATION_SHORT, BURST_SIZE_MAX, HEADER_SIZE, MANIFEST_EVERY, MANIFEST_INTERVAL_MIN,
     MTU_DEFAULT_MAX, ROUND_DURATION_MIN,
 };
 use crate::types::{RateBps, Time};
@@ -110,8 +110,11 @@ impl Pacer {
     }
 
     fn per_bit(rate: RateBps) -> Self {
-        let in_burst = u128::from(rate.bits_per_second()) * BURST_DURATION.as_nanos() / u128::from(NANOS_PER_SECOND);
-        let burst_units = u64::try_from(in_burst).expect("a rate fits 48 bits").clamp(1, 8 * BURST_SIZE_MAX);
+        let in_time = |time: Duration| {
+            let bits = u128::from(rate.bits_per_second()) * time.as_nanos() / u128::from(NANOS_PER_SECOND);
+            u64::try_from(bits).expect("a rate fits 48 bits")
+        };
+        let burst_units = in_time(BURST_DURATION).min(8 * BURST_SIZE_MAX).max(in_time(BURST_DURATION_SHORT)).max(1);
         Self::with_units(Unit::Bit, NANOS_PER_SECOND, rate.bits_per_second(), burst_units, Some(rate))
     }
 
@@ -120,8 +123,8 @@ impl Pacer {
         let burst_units = match nanos {
             0 => u64::MAX,
             nanos => {
-                let in_burst = u64::try_from(BURST_DURATION_PACKET_DELAY.as_nanos()).unwrap_or(u64::MAX) / nanos;
-                in_burst.clamp(1, BURST_SIZE_MAX / u64::from(MTU_DEFAULT_MAX))
+                let in_burst = u64::try_from(BURST_DURATION_SHORT.as_nanos()).unwrap_or(u64::MAX) / nanos;
+                in_burst.max(1)
             }
         };
         Self::with_units(Unit::Packet, nanos, 1, burst_units, None)
