@@ -228,12 +228,14 @@ impl Work {
 pub struct Progress {
     /// Bytes of the object; 0 before a manifest was accepted.
     pub size: u64,
-    /// Bytes of verified blocks and of symbols held.
+    /// Bytes of verified and of counted blocks, and of symbols held.
     pub held: u64,
     /// Blocks of the object.
     pub blocks: u32,
     /// Blocks that are verified.
     pub blocks_verified: u32,
+    /// Blocks of which enough symbols have come, where they are only counted. Nothing is known of their bytes.
+    pub blocks_counted: u32,
 }
 
 #[derive(Debug)]
@@ -252,6 +254,8 @@ enum Phase {
 #[derive(Debug)]
 pub struct Receiver {
     config: ReceiverConfig,
+    /// Symbols are only counted.
+    counts_only: bool,
     phase: Phase,
     waiting: Waiting,
     senders: Senders,
@@ -278,6 +282,7 @@ impl Receiver {
     pub fn new(now: Time, config: ReceiverConfig) -> Self {
         Self {
             config,
+            counts_only: false,
             phase: Phase::Waiting,
             waiting: Waiting::new(),
             senders: Senders::new(),
@@ -294,6 +299,20 @@ impl Receiver {
             handled: now,
             other: None,
         }
+    }
+
+    /// The same, but one that only counts symbols. It judges them like any other; the caller stores and keeps nothing, and says at once
+    /// that it has. No memory is needed for a map. Of work it asks for `Work::HashZeroes` alone, and nothing else is ever verified, so that
+    /// `Action::Commit` comes only for an object without data: whether it is done, [`has_enough`](Self::has_enough) tells.
+    #[must_use]
+    pub fn counting(self) -> Self {
+        Self { counts_only: true, ..self }
+    }
+
+    /// Whether enough symbols of every block have come, of a receiver that only counts.
+    #[must_use]
+    pub fn has_enough(&self) -> bool {
+        matches!(&self.phase, Phase::Receiving(object) | Phase::Complete(object) if object.blocks.has_enough())
     }
 
     /// What happened to all datagrams.
@@ -340,6 +359,9 @@ impl Receiver {
     /// If the memory does not have as many words as were asked for.
     pub fn handle_prepared(&mut self, now: Time, reused: bool, memory: Box<dyn SlotMemory>) -> Waiting {
         if let Phase::Preparing(mut object) = std::mem::replace(&mut self.phase, Phase::Waiting) {
+            if self.counts_only {
+                object.blocks.count_only();
+            }
             object.prepared(now, reused, memory);
             self.phase = Phase::Receiving(object);
             self.settle();
@@ -363,7 +385,7 @@ impl Receiver {
     /// Symbols have been written.
     pub fn handle_stored(&mut self, stores: &[Store]) {
         if let Phase::Receiving(object) = &mut self.phase {
-            stores.iter().for_each(|store| object.blocks.stored(store));
+            stores.iter().for_each(|store| object.stored(store));
         }
     }
 
@@ -377,7 +399,7 @@ impl Receiver {
     /// A symbol is kept; or not, for want of room: then it is needed again.
     pub fn handle_kept(&mut self, kept: Kept, is_kept: bool) {
         if let Phase::Receiving(object) = &mut self.phase {
-            object.blocks.kept(kept, is_kept);
+            object.kept(kept, is_kept);
         }
     }
 
@@ -506,7 +528,7 @@ impl Receiver {
         if let Phase::Receiving(object) = &mut self.phase
             && let Some(symbol_size) = object.change_session_if_useless(now)
         {
-            self.remap = Some(object.blocks.word_count());
+            self.remap = (!object.blocks.is_attached()).then(|| object.blocks.word_count());
             self.notice(Notice::SessionChanged(symbol_size));
         }
     }

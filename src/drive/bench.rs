@@ -101,12 +101,10 @@ impl Blast {
         next: &mut usize,
         count: u64,
     ) -> io::Result<u64> {
-        let segment_size = HEADER_SIZE + symbol_size;
-        let segment_count = GSO_MESSAGE_SIZE_MAX / segment_size;
-        let message = Message { start: 0, size: segment_count * segment_size, segment_size };
+        let (message, segment_count) = full_message(symbol_size);
         let mut sent = 0;
         while sent < count {
-            for datagram in self.buffer[..message.size].chunks_exact_mut(segment_size) {
+            for datagram in self.buffer[..message.size].chunks_exact_mut(message.segment_size) {
                 memory::prefetch(content.symbol(*next + PREFETCH_DISTANCE, symbol_size));
                 datagram[HEADER_SIZE..].copy_from_slice(content.symbol(*next, symbol_size));
                 *next += 1;
@@ -127,9 +125,9 @@ impl Blast {
         next: &mut usize,
         count: u64,
     ) -> io::Result<u64> {
-        let segment_size = HEADER_SIZE + symbol_size;
-        let segment_count = GSO_MESSAGE_SIZE_MAX / segment_size;
-        let cut = [ControlMessage::UdpGsoSegments(&u16::try_from(segment_size).expect("a datagram"))];
+        let (message, segment_count) = full_message(symbol_size);
+        let segment_size = u16::try_from(message.segment_size).expect("a datagram");
+        let cut = [ControlMessage::UdpGsoSegments(&segment_size)];
         let mut sent = 0;
         while sent < count {
             let mut parts = Vec::with_capacity(2 * segment_count);
@@ -143,6 +141,13 @@ impl Blast {
         }
         Ok(sent)
     }
+}
+
+/// As many datagrams with symbols of so many bytes as one message holds, and their number.
+fn full_message(symbol_size: usize) -> (Message, usize) {
+    let segment_size = HEADER_SIZE + symbol_size;
+    let segment_count = GSO_MESSAGE_SIZE_MAX / segment_size;
+    (Message { start: 0, size: segment_count * segment_size, segment_size }, segment_count)
 }
 
 /// A mapped file with what is needed to send it.

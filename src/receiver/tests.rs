@@ -1,6 +1,7 @@
 //! The receiver as a whole, fed by a real sender in memory (docs/PROTOCOL.md, sections 4 to 7).
 
 mod bounds;
+mod count;
 mod harness;
 mod repair;
 mod resume;

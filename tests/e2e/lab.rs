@@ -159,9 +159,9 @@ impl Lab {
         }
     }
 
-    /// Puts a queue before the host's link that lets no more through than it is told (tc-tbf(8)).
+    /// Puts a queue before the host's link that lets no more through than it is told (tc-tbf(8)), or changes the one there is.
     pub(crate) fn squeeze(&self, host: &Host, queue: &[&str]) {
-        let tbf = ["-n", &host.netns, "qdisc", "add", "dev", MAIN, "root", "tbf"];
+        let tbf = ["-n", &host.netns, "qdisc", "replace", "dev", MAIN, "root", "tbf"];
         succeed(Command::new("tc").args(tbf).args(queue));
     }
 
