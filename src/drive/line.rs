@@ -5,14 +5,13 @@
 //! look at its file and at signals, and calls again with the same burst. What a refusal means is for [`refusal`](super::refusal)
 //! to judge.
 
-use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
 use super::burst::{Burst, MESSAGE_COUNT_MAX};
 use super::refusal::{Congestion, Refusals, Verdict, split};
 use crate::failure::{Exit, Failure, describe};
-use crate::sys::uring_socket::{BURSTS_IN_FLIGHT_MAX, Landed, UringSocket};
+use crate::sys::uring_socket::{Landed, UringSocket};
 use crate::sys::{Message, QueuedErrors, SendSocket, clock};
 use crate::types::Time;
 
@@ -50,9 +49,10 @@ pub(super) struct LineCounts {
 #[derive(Debug)]
 pub(super) struct Line {
     engine: Engine,
-    free: Vec<Box<[u8]>>,
-    /// Bursts that the kernel refused, or parts of them, in the order in which they go again.
-    retries: VecDeque<Retry>,
+    /// To compose in while the ring has the caller's buffer. The ring has it, or `retry` has, where this is `None`.
+    spare: Option<Box<[u8]>>,
+    /// What the kernel has refused of a burst: it goes again before anything else does.
+    retry: Option<Retry>,
     /// What is left of the caller's burst while it goes by `sendmmsg`.
     rest: Vec<Message>,
     has_rest: bool,
@@ -99,11 +99,10 @@ impl Line {
             warnings.push("the kernel has no segmentation offload for UDP: every packet is sent by itself".to_owned());
         }
         let engine = if tries_ring { Self::ring(socket, choice, &mut warnings)? } else { Engine::Sendmmsg(socket) };
-        let spare_count = if matches!(engine, Engine::Uring(_)) { BURSTS_IN_FLIGHT_MAX } else { 0 };
         Ok(Self {
+            spare: matches!(engine, Engine::Uring(_)).then(Burst::new_buffer),
             engine,
-            free: (0..spare_count).map(|_| Burst::new_buffer()).collect(),
-            retries: VecDeque::with_capacity(BURSTS_IN_FLIGHT_MAX),
+            retry: None,
             rest: Vec::with_capacity(MESSAGE_COUNT_MAX),
             has_rest: false,
             rest_refusals: Refusals::default(),
@@ -198,7 +197,7 @@ impl Line {
         self.land(true)?;
         let _ = self.retry_by_ring()?;
         match &self.engine {
-            Engine::Uring(ring) => Ok(ring.is_idle() && self.retries.is_empty()),
+            Engine::Uring(ring) => Ok(ring.is_idle() && self.retry.is_none()),
             Engine::Sendmmsg(_) => self.retry_by_calls(),
             Engine::None => Ok(true),
         }
@@ -211,11 +210,10 @@ impl Line {
                 return Ok(false);
             }
             let Engine::Uring(ring) = &self.engine else { return Ok(false) };
-            // A message that waits for room in the send buffer must not be passed by a later one.
-            if !self.retries.is_empty() || !ring.is_idle() {
+            if self.retry.is_some() || !ring.is_idle() {
                 continue;
             }
-            let Some(spare) = self.free.pop() else { continue };
+            let Some(spare) = self.spare.take() else { continue };
             let buffer = burst.take_buffer();
             burst.put_buffer(spare);
             self.submit(buffer, burst.messages(), Refusals::default())?;
@@ -236,17 +234,17 @@ impl Line {
         }
     }
 
-    /// Hands over what was refused, in order, as far as there is room; `false` if it is not yet time for that.
+    /// Hands over what was refused; `false` if it is not yet time for that.
     fn retry_by_ring(&mut self) -> Result<bool, Failure> {
         if self.is_paused() {
             return Ok(false);
         }
         for _ in 0..REFUSALS_PER_CALL_MAX {
             let Engine::Uring(ring) = &self.engine else { break };
-            if !ring.has_room() || !ring.is_idle() {
+            if !ring.is_idle() {
                 break;
             }
-            let Some(retry) = self.retries.pop_front() else { break };
+            let Some(retry) = self.retry.take() else { break };
             self.submit(retry.buffer, &retry.messages, retry.refusals)?;
             self.land(false)?;
             if self.resume_at.is_some() {
@@ -256,14 +254,14 @@ impl Line {
         Ok(true)
     }
 
-    /// Takes back what has landed; with `wait`, at least one burst, if one does within 10 ms.
+    /// Takes back what has landed; with `wait`, within 10 ms.
     fn land(&mut self, mut wait: bool) -> Result<(), Failure> {
         while let Engine::Uring(ring) = &mut self.engine {
             match ring.land(wait) {
                 Ok(None) => return Ok(()),
                 Ok(Some(landed)) if landed.failed.is_empty() => {
                     self.note_taken();
-                    self.free.push(landed.buffer);
+                    self.spare = Some(landed.buffer);
                 }
                 Ok(Some(landed)) => self.take_refused(landed)?,
                 Err(error) => return self.leave_ring(&error),
@@ -287,7 +285,7 @@ impl Line {
                 gso_error = Some(error);
             }
         }
-        self.retries.push_back(retry);
+        self.retry = Some(retry);
         match gso_error {
             Some(error) => self.leave_ring_for_gso(&error),
             None => Ok(()),
@@ -321,14 +319,14 @@ impl Line {
     fn take_ring_apart(&mut self, change: impl FnOnce(&mut SendSocket)) {
         let Engine::Uring(ring) = std::mem::replace(&mut self.engine, Engine::None) else { return };
         let (mut socket, unsent) = ring.into_socket();
-        for landed in unsent {
+        if let Some(landed) = unsent {
             self.counts.refused += landed.failed.len() as u64;
             let (retry, _) = self.keep(landed);
-            self.retries.push_back(retry);
+            self.retry = Some(retry);
         }
         change(&mut socket);
         self.engine = Engine::Sendmmsg(socket);
-        self.free.clear();
+        self.spare = None;
     }
 
     fn send_by_calls(&mut self, burst: &Burst) -> Result<bool, Failure> {
@@ -350,13 +348,10 @@ impl Line {
 
     /// Sends what a ring has left behind; `false` if the kernel does not take it for now.
     fn retry_by_calls(&mut self) -> Result<bool, Failure> {
-        while let Some(mut retry) = self.retries.pop_front() {
-            if !self.push_out(&retry.buffer, &mut retry.messages, &mut retry.refusals)? {
-                self.retries.push_front(retry);
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        let Some(mut retry) = self.retry.take() else { return Ok(true) };
+        let is_done = self.push_out(&retry.buffer, &mut retry.messages, &mut retry.refusals)?;
+        self.retry = (!is_done).then_some(retry);
+        Ok(is_done)
     }
 
     /// Sends `messages` by `sendmmsg`, in order, and takes those out that have gone; `false` if the kernel does not take the rest for
@@ -502,7 +497,7 @@ mod tests {
             assert!(line.gso());
             // More datagrams than any kernel makes of one message (EINVAL).
             let (buffer, messages) = ((0..200).collect(), vec![Message { start: 0, size: 200, segment_size: 1 }]);
-            line.retries.push_back(Retry { buffer, messages, refusals: Refusals::default() });
+            line.retry = Some(Retry { buffer, messages, refusals: Refusals::default() });
             let deadline = clock::now().after(Duration::from_secs(5));
             while !line.drain().unwrap() && clock::now() < deadline {}
             let expected: Vec<_> = (0..200).map(|byte| vec![byte]).collect();
@@ -520,7 +515,7 @@ mod tests {
             let Some((mut line, _, _)) = open(choice, group) else { continue };
             // Longer than any datagram.
             let (buffer, messages) = (vec![0; 65_530], vec![Message { start: 0, size: 65_530, segment_size: 65_530 }]);
-            line.retries.push_back(Retry { buffer: buffer.into(), messages, refusals: Refusals::default() });
+            line.retry = Some(Retry { buffer: buffer.into(), messages, refusals: Refusals::default() });
             let failure = loop {
                 match line.drain() {
                     Ok(is_drained) => assert!(!is_drained),

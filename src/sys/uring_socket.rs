@@ -1,5 +1,6 @@
 //! Sending through io_uring: a burst is handed to the kernel with its buffer, and both come back when all its messages are done.
-//! While they are away, the next burst is composed.
+//! While they are away, the next burst is composed. It does not go before: a message that waits for room in the send buffer would
+//! be passed by a later one.
 //!
 //! Follows io_uring(7). Whoever holds a buffer that the kernel may read is the ring: it takes the buffer by value and gives it back by
 //! value, so that nobody can write to it meanwhile.
@@ -12,8 +13,6 @@ use io_uring::{IoUring, opcode, squeue, types};
 use super::error_queue::QueuedErrors;
 use super::send_socket::{Batch, MESSAGE_COUNT_MAX, Message, SendSocket};
 
-/// Bursts under way at most. With two messages each these are eight messages: more leave the cache of the core's second level.
-pub const BURSTS_IN_FLIGHT_MAX: usize = 4;
 /// The longest wait for a completion before the caller may look at signals.
 pub const WAIT_MAX: Duration = Duration::from_millis(10);
 /// Waits for what is under way when the socket goes.
@@ -24,12 +23,12 @@ const SOCKET: types::Fixed = types::Fixed(0);
 /// A ring with the socket of a [`SendSocket`].
 pub struct UringSocket {
     ring: IoUring,
-    flights: [Flight; BURSTS_IN_FLIGHT_MAX],
+    flight: Flight,
     /// Lives as long as the ring may use it; gone only while this is taken apart.
     socket: Option<SendSocket>,
 }
 
-/// One burst on its way.
+/// The burst that is on its way, if there is one.
 struct Flight {
     buffer: Option<Box<[u8]>>,
     batch: Batch,
@@ -70,19 +69,19 @@ impl UringSocket {
             Ok(ring) => ring,
             Err(error) => return Err((socket, error)),
         };
-        let flights = std::array::from_fn(|_| Flight {
+        let flight = Flight {
             buffer: None,
             batch: Batch::new(),
             messages: Vec::with_capacity(MESSAGE_COUNT_MAX),
             under_way: 0,
             failed: Vec::with_capacity(MESSAGE_COUNT_MAX),
             mark: 0,
-        });
-        Ok(Self { ring, flights, socket: Some(socket) })
+        };
+        Ok(Self { ring, flight, socket: Some(socket) })
     }
 
     fn ring(socket: &SendSocket) -> io::Result<IoUring> {
-        let entries = u32::try_from(BURSTS_IN_FLIGHT_MAX * MESSAGE_COUNT_MAX).expect("a few hundred");
+        let entries = u32::try_from(MESSAGE_COUNT_MAX).expect("a hundred or so");
         // Completions are then handled when this thread asks, not by an interrupt in the middle of composing. Linux 6.1.
         let best = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(entries);
         let ring = match best {
@@ -103,7 +102,7 @@ impl UringSocket {
     /// # Panics
     /// Never: the socket is there until this is called.
     #[must_use]
-    pub fn into_socket(mut self) -> (SendSocket, Vec<Landed>) {
+    pub fn into_socket(mut self) -> (SendSocket, Option<Landed>) {
         let unsent = self.settle();
         (self.socket.take().expect("a socket until it is taken"), unsent)
     }
@@ -119,16 +118,10 @@ impl UringSocket {
         self.socket.as_mut().map_or_else(QueuedErrors::default, SendSocket::take_errors)
     }
 
-    /// Whether another burst can be sent before one has landed.
-    #[must_use]
-    pub fn has_room(&self) -> bool {
-        self.flights.iter().any(|flight| flight.buffer.is_none())
-    }
-
-    /// Whether nothing is under way.
+    /// Whether nothing is under way: another burst may go.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.flights.iter().all(|flight| flight.buffer.is_none())
+        self.flight.buffer.is_none()
     }
 
     /// Sends at most 128 messages of `buffer`, and keeps the buffer until they are done. Then `mark` comes back too.
@@ -137,11 +130,11 @@ impl UringSocket {
     /// What io_uring_enter(2) says; the messages are then still under way.
     ///
     /// # Panics
-    /// If there is no room, there are no messages or too many, or one is not within the buffer.
+    /// If a burst is under way, there are no messages or too many, or one is not within the buffer.
     pub fn submit(&mut self, buffer: Box<[u8]>, messages: &[Message], mark: u32) -> io::Result<()> {
         assert!((1..=MESSAGE_COUNT_MAX).contains(&messages.len()), "1 to 128 messages");
-        let index = self.flights.iter().position(|flight| flight.buffer.is_none()).expect("room for a burst");
-        let flight = &mut self.flights[index];
+        assert!(self.is_idle(), "one burst at a time");
+        let flight = &mut self.flight;
         flight.batch.fill(&buffer, messages);
         flight.buffer = Some(buffer);
         flight.messages.clear();
@@ -150,7 +143,7 @@ impl UringSocket {
         flight.under_way = u128::MAX >> (u128::BITS as usize - messages.len());
         flight.mark = mark;
         for (place, header) in flight.batch.headers().iter().take(messages.len()).enumerate() {
-            let entry = opcode::SendMsg::new(SOCKET, &raw const header.msg_hdr).build().user_data(token(index, place));
+            let entry = opcode::SendMsg::new(SOCKET, &raw const header.msg_hdr).build().user_data(place as u64);
             push(&mut self.ring, &entry);
         }
         match self.ring.submit() {
@@ -159,23 +152,18 @@ impl UringSocket {
         }
     }
 
-    /// A burst that is done, if there is one; with `wait` and something under way, waits for it, but no longer than
-    /// [`WAIT_MAX`] or until a signal comes.
+    /// The burst, if it is done; with `wait` and something under way, waits for it, but no longer than [`WAIT_MAX`] or until a
+    /// signal comes.
     ///
     /// # Errors
     /// What io_uring_enter(2) says.
     pub fn land(&mut self, wait: bool) -> io::Result<Option<Landed>> {
         self.reap();
-        if wait && !self.is_idle() && !self.has_landed() {
+        if wait && self.flight.under_way != 0 {
             self.wait()?;
             self.reap();
         }
-        let done = self.flights.iter_mut().find(|flight| flight.under_way == 0 && flight.buffer.is_some());
-        Ok(done.and_then(Flight::land))
-    }
-
-    fn has_landed(&self) -> bool {
-        self.flights.iter().any(|flight| flight.under_way == 0 && flight.buffer.is_some())
+        Ok(if self.flight.under_way == 0 { self.flight.land() } else { None })
     }
 
     /// Hands over what is queued and waits for a completion.
@@ -189,8 +177,8 @@ impl UringSocket {
 
     fn reap(&mut self) {
         for completion in self.ring.completion() {
-            let (index, place) = parse_token(completion.user_data());
-            let flight = &mut self.flights[index];
+            let place = usize::try_from(completion.user_data()).expect("the place of a message");
+            let flight = &mut self.flight;
             flight.under_way &= !(1 << place);
             if completion.result() < 0 {
                 flight.failed.push((flight.messages[place], -completion.result()));
@@ -207,28 +195,21 @@ impl Drop for UringSocket {
 
 impl UringSocket {
     /// Waits until nothing is under way, for about a second at most. Answers with what has not been sent, as far as anybody knows.
-    fn settle(&mut self) -> Vec<Landed> {
-        let mut unsent = Vec::new();
+    fn settle(&mut self) -> Option<Landed> {
         for _ in 0..SETTLE_WAITS_MAX {
-            match self.land(true) {
-                Ok(landed) => unsent.extend(landed.filter(|landed| !landed.failed.is_empty())),
-                Err(_) => break,
-            }
-            if self.is_idle() {
-                break;
+            let Ok(landed) = self.land(true) else { break };
+            if landed.is_some() || self.is_idle() {
+                return landed.filter(|landed| !landed.failed.is_empty());
             }
         }
-        for flight in &mut self.flights {
-            let left: Vec<_> = flight.left().map(|message| (message, libc::ECANCELED)).collect();
-            flight.failed.extend(left);
-            // What the kernel may still read must not be freed: it is leaked, once in a program's life at most.
-            let copy = flight.buffer.clone();
-            std::mem::forget(std::mem::replace(&mut flight.buffer, copy));
-            unsent.extend(flight.land().inspect(|_| {
-                std::mem::forget(std::mem::replace(&mut flight.batch, Batch::new()));
-            }));
-        }
-        unsent
+        let flight = &mut self.flight;
+        let left: Vec<_> = flight.left().map(|message| (message, libc::ECANCELED)).collect();
+        flight.failed.extend(left);
+        // What the kernel may still read must not be freed: it is leaked, once in a program's life at most.
+        let copy = flight.buffer.clone();
+        std::mem::forget(std::mem::replace(&mut flight.buffer, copy));
+        std::mem::forget(std::mem::replace(&mut flight.batch, Batch::new()));
+        flight.land()
     }
 }
 
@@ -255,16 +236,7 @@ fn push(ring: &mut IoUring, entry: &squeue::Entry) {
     // SAFETY: the entry points to a header of a batch that the flight owns, and the header to the flight's buffer and to arrays of
     // the batch; `UringSocket` touches none of them before the completion, and does not let them go.
     let pushed = unsafe { ring.submission().push(entry) };
-    pushed.expect("an entry for every message of every burst");
-}
-
-fn token(flight: usize, place: usize) -> u64 {
-    (flight * MESSAGE_COUNT_MAX + place) as u64
-}
-
-fn parse_token(token: u64) -> (usize, usize) {
-    let token = usize::try_from(token).expect("what `token` made");
-    (token / MESSAGE_COUNT_MAX, token % MESSAGE_COUNT_MAX)
+    pushed.expect("an entry for every message of a burst");
 }
 
 #[cfg(test)]
@@ -289,12 +261,12 @@ mod tests {
         }
     }
 
-    fn land_all(ring: &mut UringSocket) -> Vec<Landed> {
-        let mut landed = Vec::new();
-        while !ring.is_idle() {
-            landed.extend(ring.land(true).unwrap());
+    fn land(ring: &mut UringSocket) -> Landed {
+        loop {
+            if let Some(landed) = ring.land(true).unwrap() {
+                return landed;
+            }
         }
-        landed
     }
 
     #[test]
@@ -309,8 +281,10 @@ mod tests {
             Message { start: 2500, size: 700, segment_size: 700 },
         ];
         ring.submit(buffer.clone(), &messages, 7).unwrap();
-        let landed = land_all(&mut ring);
-        assert_eq!((landed.len(), &landed[0].buffer, landed[0].failed.len(), landed[0].mark), (1, &buffer, 0, 7));
+        assert!(!ring.is_idle());
+        let landed = land(&mut ring);
+        assert_eq!((&landed.buffer, landed.failed.len(), landed.mark), (&buffer, 0, 7));
+        assert!(ring.is_idle() && ring.land(true).unwrap().is_none());
         let mut sizes = Vec::new();
         let deadline = clock::now().after(Duration::from_secs(5));
         while sizes.len() < 4 && clock::now() < deadline {
@@ -328,22 +302,27 @@ mod tests {
         // Longer than any UDP datagram.
         let bad = Message { start: 0, size: 65_530, segment_size: 65_530 };
         ring.submit(vec![0; 65_536].into_boxed_slice(), &[good, bad, good], 0).unwrap();
-        let landed = land_all(&mut ring);
-        assert_eq!(landed.len(), 1);
-        assert_eq!(landed[0].failed, [(bad, libc::EMSGSIZE)]);
+        assert_eq!(land(&mut ring).failed, [(bad, libc::EMSGSIZE)]);
     }
 
     #[test]
-    fn bursts_in_flight_are_bounded_and_all_land() {
+    fn burst_after_burst_goes_and_lands() {
         let Some(mut ring) = ring() else { return };
         let message = Message { start: 0, size: 64, segment_size: 64 };
-        let mut landed = 0;
-        for _ in 0..1000 {
-            while !ring.has_room() {
-                landed += usize::from(ring.land(true).unwrap().is_some());
-            }
-            ring.submit(vec![0; 64].into_boxed_slice(), &[message], 0).unwrap();
+        let mut buffer = vec![0; 64].into_boxed_slice();
+        for mark in 0..1000 {
+            ring.submit(buffer, &[message], mark).unwrap();
+            let landed = land(&mut ring);
+            assert_eq!((landed.failed.len(), landed.mark), (0, mark));
+            buffer = landed.buffer;
         }
-        assert_eq!(landed + land_all(&mut ring).len(), 1000);
+    }
+
+    #[test]
+    fn ring_that_is_taken_apart_has_sent_what_it_was_given() {
+        let Some(mut ring) = ring() else { return };
+        let message = Message { start: 0, size: 64, segment_size: 64 };
+        ring.submit(vec![0; 64].into_boxed_slice(), &[message], 0).unwrap();
+        assert!(ring.into_socket().1.is_none());
     }
 }
