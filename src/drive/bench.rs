@@ -177,7 +177,18 @@ impl Object {
         &self.content[start..start + size]
     }
 
-    fn sender(&self, pacing: Pacing, fec: Fec) -> Sender {
+    /// The bytes.
+    #[must_use]
+    pub fn content(&self) -> &[u8] {
+        &self.content
+    }
+
+    /// A machine that sends it in symbols of [`SYMBOL_SIZE`] bytes.
+    ///
+    /// # Panics
+    /// If it is so large that the proofs of its blocks do not fit a packet.
+    #[must_use]
+    pub fn sender(&self, pacing: Pacing, fec: Fec) -> Sender {
         let config = SenderConfig {
             symbol_size: SymbolSize::new(SYMBOL_SIZE).expect("a symbol size"),
             payload_size_max: u32::from(SYMBOL_SIZE),
