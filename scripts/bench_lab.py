@@ -20,7 +20,7 @@ import time
 PREFIX = "iotup-bench"
 INTERFACE = "eth0"
 GROUP = "239.77.1.1:4242"
-TOOLS = {"ip": "iproute2", "tc": "iproute2", "ethtool": "ethtool", "setpriv": "util-linux"}
+TOOLS = {"ip": "iproute2", "tc": "iproute2", "ethtool": "ethtool", "setpriv": "util-linux", "sysctl": "procps"}
 MIB = 1 << 20
 GIB = 1 << 30
 # Nothing that is waited for takes longer, but for transfers, which have their own limit.
@@ -107,6 +107,8 @@ class Lab:
         name = f"{self._prefix}-{name}"
         self._names.append(name)
         succeed("ip", "netns", "add", name)
+        # Its solicitations would be counted with what is measured.
+        succeed("ip", "netns", "exec", name, "sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
         succeed("ip", "-n", name, "link", "set", "lo", "up")
         return name
 
