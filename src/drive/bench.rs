@@ -16,7 +16,7 @@ use super::virtual_server::{Common, PREFETCH_DISTANCE, Published, Trouble, Virtu
 use super::{choose, runs, serve};
 use crate::digest::{ObjectTree, block_value, zero_block_value};
 use crate::failure::{Exit, Failure};
-use crate::limits::{BLOCK_SIZE, GSO_MESSAGE_SIZE_MAX, HEADER_SIZE, RECEIVE_BATCH};
+use crate::limits::{BLOCK_SIZE, GSO_MESSAGE_SIZE_MAX, GSO_SEGMENT_COUNT_MAX, HEADER_SIZE, RECEIVE_BATCH};
 use crate::receiver::{Action, Receiver, ReceiverConfig, Verdict, plain_memory};
 use crate::sender::{Fec, Outgoing, Pacing, Sender, SenderConfig, Step};
 use crate::sys::{Interface, Message, Scratch, SendOptions, SendSocket, SourceFile, SourceMap, Target, clock, memory};
@@ -65,26 +65,36 @@ pub struct Blast {
     socket: SendSocket,
     buffer: Vec<u8>,
     messages: Vec<Message>,
+    segment_count: usize,
 }
 
 impl Blast {
     /// # Errors
     /// If the socket cannot be opened.
     pub fn new(way: &Way) -> Result<Self, Failure> {
-        let socket = way.socket()?;
-        let size = SEGMENT_COUNT * DATAGRAM_SIZE;
-        let message = Message { start: 0, size, segment_size: DATAGRAM_SIZE };
-        Ok(Self { socket, buffer: vec![0x5a; size], messages: vec![message; BLAST_MESSAGE_COUNT] })
+        Self::with_datagrams(way, DATAGRAM_SIZE)
     }
 
-    /// Sends at least so many datagrams of [`DATAGRAM_SIZE`] bytes, in whole messages, and answers with their number.
+    /// One that sends datagrams of so many bytes.
+    ///
+    /// # Errors
+    /// If the socket cannot be opened.
+    pub fn with_datagrams(way: &Way, datagram_size: usize) -> Result<Self, Failure> {
+        let socket = way.socket()?;
+        let segment_count = (GSO_MESSAGE_SIZE_MAX / datagram_size).min(GSO_SEGMENT_COUNT_MAX);
+        let size = segment_count * datagram_size;
+        let message = Message { start: 0, size, segment_size: datagram_size };
+        Ok(Self { socket, buffer: vec![0x5a; size], messages: vec![message; BLAST_MESSAGE_COUNT], segment_count })
+    }
+
+    /// Sends at least so many datagrams, in whole messages, and answers with their number.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn send_packets(&mut self, count: u64) -> io::Result<u64> {
         let mut sent = 0;
         while sent < count {
-            sent += self.socket.send(&self.buffer, &self.messages)? as u64 * SEGMENT_COUNT as u64;
+            sent += self.socket.send(&self.buffer, &self.messages)? as u64 * self.segment_count as u64;
         }
         Ok(sent)
     }
@@ -181,7 +191,18 @@ impl Object {
         &self.content[start..start + size]
     }
 
-    fn sender(&self, pacing: Pacing, fec: Fec) -> Sender {
+    /// The bytes.
+    #[must_use]
+    pub fn content(&self) -> &[u8] {
+        &self.content
+    }
+
+    /// A machine that sends it in symbols of [`SYMBOL_SIZE`] bytes.
+    ///
+    /// # Panics
+    /// If it is so large that the proofs of its blocks do not fit a packet.
+    #[must_use]
+    pub fn sender(&self, pacing: Pacing, fec: Fec) -> Sender {
         let config = SenderConfig {
             symbol_size: SymbolSize::new(SYMBOL_SIZE).expect("a symbol size"),
             payload_size_max: u32::from(SYMBOL_SIZE),
