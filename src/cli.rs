@@ -25,6 +25,8 @@ const MTU_MIN: i64 = PACKET_OVERHEAD as i64 + SYMBOL_SIZE_MIN as i64;
 const GROUP_HELP: &str = "The multicast group: 239.1.2.3, 239.1.2.3:4242, ff12::42, [ff12::42]:4242 or [ff12::42%eth0]:4242 \
     (default port 4242)";
 
+const RECEIVER_USAGE: &str = "iotupc [OPTIONS] <FILE> <GROUP>\n       iotupc [OPTIONS] --discard <GROUP>";
+
 const EXIT_CODES: &str = "\
 Exit codes: 0 complete, 64 usage, 65 bad data, 66 input missing or unreadable, 69 no source or nothing received, \
 73 cannot create, 74 input/output error, 75 incomplete (run again to resume), 77 not authentic, 130 interrupted, 143 terminated";
@@ -146,13 +148,14 @@ impl ServerArgs {
 ///
 /// It can start at any time and any number of them can run. What has been received stays in .FILE.part until it is complete.
 #[derive(Parser, Debug)]
-#[command(name = "iotupc", version, after_help = EXIT_CODES)]
+#[command(name = "iotupc", version, after_help = EXIT_CODES, override_usage = RECEIVER_USAGE)]
 pub struct ReceiverArgs {
     /// Where to write the file; an existing one is replaced when the new one is complete and verified
-    pub file: PathBuf,
+    #[arg(required_unless_present = "discard")]
+    file: Option<PathBuf>,
     /// The multicast group and port, and for IPv6 perhaps the interface
-    #[arg(value_parser = group::parse, help = GROUP_HELP)]
-    pub group: GroupArg,
+    #[arg(value_parser = group::parse, help = GROUP_HELP, required_unless_present = "discard")]
+    group: Option<GroupArg>,
     /// The network interface, by name, number or address (default: the only one that can multicast)
     #[arg(short, long, value_name = "IF")]
     pub interface: Option<String>,
@@ -168,21 +171,49 @@ pub struct ReceiverArgs {
     /// Use no repair symbols: complete the file from its own bytes alone, which takes longer where packets are lost
     #[arg(long)]
     pub no_decode: bool,
+    /// Only measure: judge and count what comes until it would be enough, and store nothing, so that no disk is in the way; FILE is not
+    /// needed and not touched, and nothing is verified
+    #[arg(long)]
+    pub discard: bool,
     /// Print events as JSON, one object a line, on standard output
     #[arg(long)]
     pub json: bool,
 }
 
+/// From where to where.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Places {
+    /// The file to write; `None`: what comes is only counted.
+    pub file: Option<PathBuf>,
+    /// The group.
+    pub group: GroupArg,
+}
+
 impl ReceiverArgs {
     /// Checks what no single option shows.
-    pub fn check(&self) -> Result<(), Failure> {
-        if self.group.is_source_specific() {
-            let what = format!("join {}", self.group);
+    pub fn places(&self) -> Result<Places, Failure> {
+        let group = match (&self.file, &self.group) {
+            (_, Some(group)) => group.clone(),
+            // With --discard, a word that stands alone is GROUP.
+            (Some(word), None) => group_of(&word.to_string_lossy())?,
+            (None, None) => {
+                return Err(Failure::new(Exit::Usage, "command line", "<GROUP> is missing").remedy("see --help"));
+            }
+        };
+        if group.is_source_specific() {
+            let what = format!("join {group}");
             return Err(Failure::new(Exit::Usage, what, "a source-specific group cannot be joined without its source")
                 .remedy("choose a group in 239.0.0.0/8 or ff15::/16"));
         }
-        Ok(())
+        Ok(Places { file: self.file.clone().filter(|_| !self.discard), group })
     }
+}
+
+fn group_of(word: &str) -> Result<GroupArg, Failure> {
+    group::parse(word).map_err(|cause| {
+        let cause = format!("invalid value '{word}' for '<GROUP>': {cause}");
+        Failure::new(Exit::Usage, "command line", cause).remedy("see --help")
+    })
 }
 
 /// Tools around iotupd and iotupc.
@@ -280,6 +311,38 @@ mod tests {
         assert!(!said.contains('\n') && said.contains("<GROUP>"), "{said}");
         let said = server(&["file", "239.1.1.1", "--rate", "1M", "--pkt-delay", "1"]).unwrap_err();
         assert!(!said.contains('\n') && said.contains("--rate") && said.contains("--pkt-delay"), "{said}");
+    }
+
+    fn receiver(words: &[&str]) -> Result<Places, String> {
+        let all = ["iotupc"].iter().chain(words).map(OsString::from);
+        match parse::<ReceiverArgs>(all) {
+            Ok(Parsed::Run(args)) => args.places().map_err(|failure| failure.to_string()),
+            Ok(Parsed::Text(text)) => Err(text),
+            Err(failure) => Err(failure.to_string()),
+        }
+    }
+
+    #[test]
+    fn file_is_needed_unless_what_comes_is_discarded() {
+        let group = group::parse("239.1.1.1").unwrap();
+        let (kept, discarded) =
+            (Places { file: Some("file".into()), group: group.clone() }, Places { file: None, group });
+        assert_eq!(receiver(&["file", "239.1.1.1"]), Ok(kept));
+        for words in [["--discard", "239.1.1.1"], ["239.1.1.1", "--discard"]] {
+            assert_eq!(receiver(&words), Ok(discarded.clone()));
+        }
+        assert_eq!(receiver(&["file", "--discard", "239.1.1.1"]), Ok(discarded));
+        for (words, cause) in [
+            (&["239.1.1.1"][..], "<GROUP>"),
+            (&[], "<FILE>"),
+            (&["--discard"], "<GROUP>"),
+            (&["--discard", "file"], "'<GROUP>': file"),
+            (&["--discard", "232.1.1.1"], "source"),
+            (&["--discard", "file", "239.1.1.1", "more"], "more"),
+        ] {
+            let said = receiver(words).unwrap_err();
+            assert!(!said.contains('\n') && said.contains(cause), "{words:?}: {said}");
+        }
     }
 
     #[test]

@@ -1,8 +1,10 @@
-//! Machine and kernel joined: one loop that sends, one that receives. All waiting happens here, and all words to the user.
+//! Machine and kernel joined: one loop that sends, one that receives, one that only counts what comes. All waiting happens here,
+//! and all words to the user.
 
 #[doc(hidden)]
 pub mod bench;
 pub mod digest_file;
+pub mod discard;
 pub mod receive;
 pub mod serve;
 

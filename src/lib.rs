@@ -21,7 +21,7 @@
 //!   in one deterministic simulation (`tests/sim`).
 //! - **`fec`** is the erasure code of one block: repair symbols for the sender, whole blocks for the receiver's workers.
 //! - The **kernel** (`sys`) is all that is `unsafe`: sockets, maps, target files, the clock, signals. It knows no packet.
-//! - **`drive`** joins the two: one loop that sends, one that receives.
+//! - **`drive`** joins the two: one loop that sends, one that receives, and one that only counts what comes (`drive::discard`).
 //!
 //! # A packet's way
 //!

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use iotupd::cli::{Parsed, ReceiverArgs, parse};
+use iotupd::cli::{Parsed, Places, ReceiverArgs, parse};
+use iotupd::drive::discard::{DiscardOptions, discard};
 use iotupd::drive::receive::{ReceiveFileOptions, receive};
 use iotupd::drive::{Report, run as run_reported};
 use iotupd::failure::{Exit, Failure};
@@ -18,16 +19,30 @@ fn run() -> Result<Exit, Failure> {
         Parsed::Run(args) => args,
         Parsed::Text(text) => return iotupd::drive::print(&text),
     };
-    args.check()?;
+    let Places { file, group } = args.places()?;
+    let (size_max, decode) = (args.max_size.map(|size| size.0), !args.no_decode);
+    let report = &mut Report::new(PROGRAM, args.json);
+    let Some(file) = file else {
+        let options = DiscardOptions {
+            group: group.addr,
+            zone: group.zone,
+            interface: args.interface,
+            timeout: args.timeout,
+            idle_timeout: args.idle_timeout,
+            size_max,
+            decode,
+        };
+        return run_reported(report, |report| discard(&options, report));
+    };
     let options = ReceiveFileOptions {
-        file: args.file,
-        group: args.group.addr,
-        zone: args.group.zone,
+        file,
+        group: group.addr,
+        zone: group.zone,
         interface: args.interface,
         timeout: args.timeout,
         idle_timeout: args.idle_timeout,
-        size_max: args.max_size.map(|size| size.0),
-        decode: !args.no_decode,
+        size_max,
+        decode,
     };
-    run_reported(&mut Report::new(PROGRAM, args.json), |report| receive(&options, report))
+    run_reported(report, |report| receive(&options, report))
 }

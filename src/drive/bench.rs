@@ -375,7 +375,8 @@ impl Recording {
         self.size
     }
 
-    fn batches(&self) -> impl Iterator<Item = impl Iterator<Item = (SocketAddr, &[u8])>> {
+    /// The packets with their sender, as the kernel would hand them over.
+    pub(super) fn batches(&self) -> impl Iterator<Item = impl Iterator<Item = (SocketAddr, &[u8])>> {
         let from = SocketAddr::from(([192, 0, 2, 1], 4000));
         let starts = (0..self.ends.len()).step_by(BATCH_DATAGRAM_COUNT);
         starts.map(move |first| {

@@ -8,6 +8,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod changes;
+mod discard;
 mod errors;
 mod fallback;
 mod fec;
