@@ -170,7 +170,7 @@ class Process:
         self._pidfd = os.pidfd_open(self.pid)
         self._changed = threading.Condition()
         self._is_done = threading.Event()
-        atexit.register(self._signal, signal.SIGKILL)
+        atexit.register(self._make_end)
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._read, self._watch, self._reap)]
         for thread in self._threads:
             thread.start()
@@ -200,8 +200,13 @@ class Process:
         if not self._is_done.is_set():
             try:
                 signal.pidfd_send_signal(self._pidfd, number)
-            except ProcessLookupError:
+            except OSError:
+                # It has ended in this moment.
                 pass
+
+    def _make_end(self):
+        self._signal(signal.SIGKILL)
+        self._is_done.wait(PATIENCE)
 
     def wait_for_event(self, name, patience=PATIENCE):
         """The first event of this name."""
@@ -230,9 +235,13 @@ class Process:
     def wait(self, patience=PATIENCE):
         """Waits for its end, and makes one if that does not come: the exit code, negative for a signal."""
         if not self._is_done.wait(patience):
-            self._signal(signal.SIGKILL)
+            self._make_end()
         for thread in self._threads:
             thread.join()
+        if self._pidfd is not None:
+            atexit.unregister(self._make_end)
+            os.close(self._pidfd)
+            self._pidfd = None
         return self.exit
 
     def end(self):
@@ -288,11 +297,14 @@ def target_folder(root):
     return root / pathlib.Path(os.environ.get("CARGO_TARGET_DIR", "target"))
 
 
-def build(root, is_quiet=False):
+def build(root):
     """Builds the programs and the blast; the folder that they are in."""
-    if not is_quiet:
-        say("== build")
-    subprocess.run(["cargo", "build", "--quiet", "--release", "--bins", "--example", "line"], cwd=root, check=True)
+    command = ["cargo", "build", "--quiet", "--release", "--bins", "--example", "line"]
+    say("== build")
+    try:
+        subprocess.run(command, cwd=root, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise Trouble(f"{error}; build as yourself ({' '.join(command)}) and give --bin-dir target/release") from None
     return target_folder(root) / "release"
 
 

@@ -8,6 +8,7 @@
 `cargo bench`, scripts/bench-netns and scripts/pacing write them; scripts/plot reads them.
 """
 
+import os
 import pathlib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -71,6 +72,9 @@ def read(path):
 
 
 def write(path, notes, columns, rows):
-    """Writes a file, and its folder if need be."""
+    """Writes a file, and its folder if need be. They belong to who is behind sudo."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(to_text(notes, columns, rows))
+    if "SUDO_UID" in os.environ:
+        for made in (path.parent, path):
+            os.chown(made, int(os.environ["SUDO_UID"]), int(os.environ.get("SUDO_GID", -1)))
