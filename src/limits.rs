@@ -48,6 +48,8 @@ pub const MANIFEST_SIGNED_SIZE_MAX: usize = 880;
 pub const MANIFEST_NAME_SIZE_MAX: usize = 128;
 /// Nesting of a manifest's JSON at most.
 pub const MANIFEST_DEPTH_MAX: usize = 8;
+/// Bytes of a signature beside its trusted comment.
+pub const SIGNATURE_FIXED_SIZE: usize = 138;
 /// Bytes of a signature's trusted comment at most.
 pub const TRUSTED_COMMENT_SIZE_MAX: usize = 256;
 /// Channels of one session at most.
