@@ -3,8 +3,11 @@
 #[doc(hidden)]
 pub mod bench;
 pub mod digest_file;
+pub mod keys;
+pub mod manifest_file;
 pub mod receive;
 pub mod serve;
+pub mod verify;
 
 mod burst;
 mod choose;

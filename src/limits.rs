@@ -52,6 +52,8 @@ pub const MANIFEST_DEPTH_MAX: usize = 8;
 pub const SIGNATURE_FIXED_SIZE: usize = 138;
 /// Bytes of a signature's trusted comment at most.
 pub const TRUSTED_COMMENT_SIZE_MAX: usize = 256;
+/// Public keys that a receiver can be given: more than a rotation needs.
+pub const PUBLIC_KEY_COUNT_MAX: usize = 16;
 /// Channels of one session at most.
 pub const CHANNEL_COUNT_MAX: usize = 8;
 /// The logarithm of the largest group of a hashes packet.

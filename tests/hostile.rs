@@ -83,6 +83,7 @@ fn sender_of(content: &[u8], symbol_size: u16, change: impl Fn(&mut Members)) ->
         fec: Fec::OFF,
         passes: None,
         manifest_text: members.manifest().unwrap().to_text().into_bytes(),
+        manifest_signature: Vec::new(),
     };
     (Sender::new(Arc::clone(&tree), &config).unwrap(), tree)
 }

@@ -61,6 +61,7 @@ impl Source {
             fec: Fec::OFF,
             passes: None,
             manifest_text: members.manifest().unwrap().to_text().into_bytes(),
+            manifest_signature: Vec::new(),
         };
         Self { sender: Sender::new(tree, &config).unwrap(), content, digest }
     }
