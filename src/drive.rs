@@ -14,15 +14,19 @@ mod choose;
 mod end;
 mod kept;
 mod line;
+mod notices;
 mod refusal;
 mod repair;
 mod report;
 mod runs;
+mod state_file;
+mod trusted;
 mod unreadable;
 mod virtual_server;
 mod workers;
 
 pub use report::Report;
+pub use trusted::TrustOptions;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
-use iotupd::cli::{Parsed, ReceiverArgs, parse};
+use iotupd::cli::{ClockUnsetArg, Parsed, ReceiverArgs, parse};
 use iotupd::drive::receive::{ReceiveFileOptions, receive};
-use iotupd::drive::{Report, run as run_reported};
+use iotupd::drive::{Report, TrustOptions, run as run_reported};
 use iotupd::failure::{Exit, Failure};
+use iotupd::receiver::ClockUnset;
 
 const PROGRAM: &str = "iotupc";
 
@@ -28,6 +29,16 @@ fn run() -> Result<Exit, Failure> {
         idle_timeout: args.idle_timeout,
         size_max: args.max_size.map(|size| size.0),
         decode: !args.no_decode,
+        trust: (!args.pubkey.is_empty()).then_some(TrustOptions {
+            public_keys: args.pubkey,
+            version_min: args.min_version,
+            state_file: args.state_file,
+            compatible: args.compatible,
+            clock_unset: match args.clock_unset {
+                ClockUnsetArg::Refuse => ClockUnset::Refuse,
+                ClockUnsetArg::Ignore => ClockUnset::Ignore,
+            },
+        }),
     };
     run_reported(&mut Report::new(PROGRAM, args.json), |report| receive(&options, report))
 }
