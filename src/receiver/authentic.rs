@@ -181,7 +181,7 @@ impl Receiver {
                 self.verify(now);
                 match queued {
                     Queued::Waits | Queued::Displaced => Verdict::Taken,
-                    Queued::Repeated => Verdict::Dropped(DropReason::Unverified),
+                    Queued::Repeated | Queued::Rejected => Verdict::Dropped(DropReason::Unverified),
                 }
             }
         }
@@ -203,6 +203,8 @@ impl Receiver {
                 self.counts.drop(reason);
             }
         }
+        let forgotten = self.signed.as_mut().map_or(0, |signed| signed.verifier.take_forgotten());
+        (0..forgotten).for_each(|_| self.counts.drop(DropReason::Unverified));
     }
 
     fn judge_authentic(&mut self, now: Time, authentic: &Authentic, packet: &Packet<'_>) -> Verdict {

@@ -4,6 +4,7 @@ mod bounds;
 mod harness;
 mod repair;
 mod resume;
+mod signed;
 
 use super::*;
 use crate::limits::{BLOCK_SIZE, WAITING_SIZE_MAX};

@@ -2,9 +2,10 @@
 //! and never keep it out.
 //!
 //! What has been verified once is recognised when it comes again, whether it was authentic or false. The rest waits, in bounded
-//! memory, until a turn picks one of those that wait at random: a true one has the share of turns that it has of the packets. There are two
-//! kinds of turns, equally many: one for addresses that have sent an authentic manifest before (they can be forged as well, but
-//! a forger has to know them), one for all others.
+//! memory, until a turn picks one of those that wait at random. Where more come between two turns than can wait, those that do are
+//! a fair sample of all of them, and the next turn begins anew: a true one has the share of turns that it has of the packets, in
+//! whatever order they come. There are two kinds of turns, equally many: one for addresses that have sent an authentic manifest before
+//! (they can be forged as well, but a forger has to know them), one for all others.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -77,18 +78,22 @@ pub(super) enum Queued {
     Repeated,
     /// It waits in the place of another.
     Displaced,
+    /// It was not drawn.
+    Rejected,
 }
 
 /// One kind of turns, and what waits for them.
 #[derive(Debug)]
 struct Queue {
     waiting: Vec<Unverified>,
+    /// Those that wait are drawn from so many.
+    drawn_from: usize,
     next_turn: Time,
 }
 
 impl Queue {
     fn new() -> Self {
-        Self { waiting: Vec::with_capacity(UNVERIFIED_COUNT_MAX), next_turn: Time::default() }
+        Self { waiting: Vec::with_capacity(UNVERIFIED_COUNT_MAX), drawn_from: 0, next_turn: Time::default() }
     }
 }
 
@@ -103,6 +108,8 @@ pub(super) struct Verifier {
     authentic: Ring<Arc<Authentic>>,
     /// Each in the place that its first bytes name.
     false_hashes: Vec<Option<Digest>>,
+    /// Those that waited and will have no turn.
+    forgotten: u64,
 }
 
 impl Verifier {
@@ -114,6 +121,7 @@ impl Verifier {
             queues: [Queue::new(), Queue::new()],
             authentic: Ring::new(AUTHENTIC_COUNT_MAX),
             false_hashes: vec![None; FALSE_SIGNATURE_COUNT_MAX],
+            forgotten: 0,
         }
     }
 
@@ -146,16 +154,21 @@ impl Verifier {
         if queue.waiting.iter().any(|other| other.hash == hash) {
             return Queued::Repeated;
         }
-        let new = Unverified::new(hash, from, header, payload);
+        // Reservoir sampling (Vitter, 1985, algorithm R).
+        queue.drawn_from = queue.drawn_from.saturating_add(1);
         if queue.waiting.len() < UNVERIFIED_COUNT_MAX {
-            queue.waiting.push(new);
+            queue.waiting.push(Unverified::new(hash, from, header, payload));
             return Queued::Waits;
         }
-        let place = self.random.below(queue.waiting.len());
-        if let Some(old) = queue.waiting.get_mut(place) {
-            *old = new;
-        }
+        let place = self.random.below(queue.drawn_from);
+        let Some(old) = queue.waiting.get_mut(place) else { return Queued::Rejected };
+        *old = Unverified::new(hash, from, header, payload);
         Queued::Displaced
+    }
+
+    /// How many of those that waited will have no turn, since this was last asked.
+    pub(super) fn take_forgotten(&mut self) -> u64 {
+        std::mem::take(&mut self.forgotten)
     }
 
     /// Verifies one of those that wait, if a turn has come: the packet, and what it proved to be.
@@ -163,6 +176,11 @@ impl Verifier {
         let queue = self.queues.iter_mut().find(|queue| !queue.waiting.is_empty() && now >= queue.next_turn)?;
         queue.next_turn = now.after(VERIFY_INTERVAL);
         let packet = queue.waiting.swap_remove(self.random.below(queue.waiting.len()));
+        if queue.drawn_from > UNVERIFIED_COUNT_MAX {
+            self.forgotten += queue.waiting.len() as u64;
+            queue.waiting.clear();
+        }
+        queue.drawn_from = queue.waiting.len();
         let voucher = Signature::parse(packet.signature()).ok();
         let voucher = voucher.and_then(|signature| signature.verify(packet.text(), &self.keys).ok());
         let Some(voucher) = voucher else {
