@@ -3,6 +3,7 @@
 
 mod group;
 mod units;
+mod when;
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -14,6 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use group::GroupArg;
 pub use units::{ByteCount, Percent, RateArg};
+pub use when::When;
 
 use crate::failure::{Exit, Failure};
 use crate::limits::{MTU_MAX, PACKET_OVERHEAD, RUN_DEFAULT, RUN_MAX, SYMBOL_SIZE_MIN, VIRTUAL_SERVER_COUNT_MAX};
@@ -168,6 +170,21 @@ pub struct ReceiverArgs {
     /// Refuse larger files: 500M, 2GiB (K, M, G, T are powers of 1024; KB, MB, GB, TB of 1000; default: the free space)
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub max_size: Option<ByteCount>,
+    /// Take only what this minisign key has signed: the key itself or a file with it; may be given several times
+    #[arg(long, value_name = "FILE|KEY")]
+    pub pubkey: Vec<PathBuf>,
+    /// With --pubkey: refuse versions below this one
+    #[arg(long, value_name = "N", requires = "pubkey", value_parser = clap::value_parser!(u64).range(..1 << 53))]
+    pub min_version: Option<u64>,
+    /// With --pubkey: refuse versions that are not above the last that was received, which is kept in this file
+    #[arg(long, value_name = "PATH", requires = "pubkey")]
+    pub state_file: Option<PathBuf>,
+    /// With --pubkey: refuse what is not for this, as its manifest says
+    #[arg(long, value_name = "STRING", requires = "pubkey")]
+    pub compatible: Option<String>,
+    /// With --pubkey: what to do with a manifest that expires while this clock says a time before it was made
+    #[arg(long, value_name = "WHAT", requires = "pubkey", value_enum, default_value_t = ClockUnsetArg::Ignore)]
+    pub clock_unset: ClockUnsetArg,
     /// Use no repair symbols: complete the file from its own bytes alone, which takes longer where packets are lost
     #[arg(long)]
     pub no_decode: bool,
@@ -187,6 +204,15 @@ pub struct Places {
     pub file: Option<PathBuf>,
     /// The group.
     pub group: GroupArg,
+}
+
+/// What a clock is good for that has obviously not been set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum ClockUnsetArg {
+    /// Refuse it
+    Refuse,
+    /// Take it as if it did not expire
+    Ignore,
 }
 
 impl ReceiverArgs {
@@ -234,8 +260,10 @@ pub enum Tool {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
-    /// Print the manifest of a file
+    /// Print the manifest of a file, to be stored as FILE.manifest and signed with minisign
     Manifest(ManifestArgs),
+    /// Check a manifest, its signature, and its file
+    Verify(VerifyArgs),
 }
 
 /// What a manifest is to say.
@@ -252,9 +280,24 @@ pub struct ManifestArgs {
     /// What the file is for
     #[arg(long, value_name = "STRING")]
     pub compatible: Option<String>,
-    /// Until when it is good, in seconds since 1970
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..1 << 53))]
-    pub expires: Option<u64>,
+    /// Until when it is good: 2027-01-31, 2027-01-31T12:00:00Z, +90d (s, m, h, d from now), or seconds since 1970
+    #[arg(long, value_name = "WHEN", value_parser = when::parse)]
+    pub expires: Option<When>,
+    /// When it was made, in the same forms (default: when the file was last modified)
+    #[arg(long, value_name = "WHEN", value_parser = when::parse)]
+    pub created: Option<When>,
+}
+
+/// What is to be checked.
+#[derive(Args, Debug)]
+pub struct VerifyArgs {
+    /// The manifest; its signature is MANIFEST.minisig beside it
+    pub manifest: PathBuf,
+    /// The file that it is about (default: the one beside it without .manifest, if that is there)
+    pub file: Option<PathBuf>,
+    /// The key that must have signed it: a minisign public key or a file with it; may be given several times
+    #[arg(long, value_name = "FILE|KEY")]
+    pub pubkey: Vec<PathBuf>,
 }
 
 /// What came of reading a command line.

@@ -5,8 +5,11 @@
 pub mod bench;
 pub mod digest_file;
 pub mod discard;
+pub mod keys;
+pub mod manifest_file;
 pub mod receive;
 pub mod serve;
+pub mod verify;
 
 mod assembly;
 mod burst;
@@ -14,16 +17,20 @@ mod choose;
 mod end;
 mod kept;
 mod line;
+mod notices;
 mod refusal;
 mod repair;
 mod report;
 mod runs;
+mod state_file;
 mod tally;
+mod trusted;
 mod unreadable;
 mod virtual_server;
 mod workers;
 
 pub use report::Report;
+pub use trusted::TrustOptions;
 
 use std::io::Write;
 use std::process::ExitCode;

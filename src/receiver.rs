@@ -8,6 +8,7 @@
 //!
 //! What is in every slot is noted in memory that outlives the process (`slots`), so that a receiver that is killed goes on where it was.
 
+mod authentic;
 mod bits;
 mod blocks;
 mod counts;
@@ -17,6 +18,8 @@ mod object;
 mod senders;
 mod sessions;
 mod slots;
+mod trust;
+mod verifier;
 mod waiting;
 
 use std::collections::VecDeque;
@@ -27,6 +30,7 @@ pub use counts::{Counts, DropReason};
 pub use loss::LossTracker;
 pub use senders::SenderEntry;
 pub use slots::{SlotEntry, SlotMemory, hash_of, plain_memory};
+pub use trust::{ClockUnset, Distrust, Trust};
 pub use waiting::Waiting;
 
 use crate::limits::{OBJECT_SILENCE_MAX, SILENCE_NOTICE};
@@ -94,7 +98,8 @@ pub struct Kept {
 /// What the caller must do next. Each is asked for once.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
-    /// A manifest has been accepted: create the target, then call `handle_prepared`.
+    /// A manifest has been accepted: create the target, then call `handle_prepared`. If one was accepted before, this one takes its
+    /// place: answers to what was asked for until now are void, and must not be given any more.
     Prepare {
         /// What will be received.
         manifest: Box<Manifest>,
@@ -142,6 +147,17 @@ pub enum Notice {
         size: ObjectSize,
         /// The largest that is allowed.
         size_max: u64,
+    },
+    /// A manifest is not trusted; said for the first one of each reason.
+    Distrusted(Distrust),
+    /// A manifest that expires is taken although the clock has not been set; said for the first one only.
+    ExpiryUnknown,
+    /// The accepted object is no longer sent, and a newer one takes its place.
+    Succeeded {
+        /// The version that was accepted.
+        old: u64,
+        /// The version that is accepted now.
+        new: u64,
     },
     /// The bytes of a block did not have its digest.
     BlockFailed(BlockIndex),
@@ -256,6 +272,8 @@ pub struct Receiver {
     config: ReceiverConfig,
     /// Symbols are only counted.
     counts_only: bool,
+    /// What it needs to tell who vouches for a manifest; `None`: anybody may.
+    signed: Option<Box<authentic::Signed>>,
     phase: Phase,
     waiting: Waiting,
     senders: Senders,
@@ -283,6 +301,7 @@ impl Receiver {
         Self {
             config,
             counts_only: false,
+            signed: None,
             phase: Phase::Waiting,
             waiting: Waiting::new(),
             senders: Senders::new(),
@@ -507,7 +526,7 @@ impl Receiver {
         });
         let timeout = self.config.timeout.map(|timeout| self.started.after(timeout));
         let idle = self.config.idle_timeout.map(|timeout| self.heard.after(timeout));
-        [silence, superseded, timeout, idle].into_iter().flatten().min()
+        [silence, superseded, timeout, idle, self.poll_trust_timeout()].into_iter().flatten().min()
     }
 
     /// Time has passed. To be called after each batch of datagrams as well.
@@ -525,6 +544,7 @@ impl Receiver {
             self.said_silent = true;
             self.notice(Notice::Silent);
         }
+        self.handle_trust_timeout(now);
         if let Phase::Receiving(object) = &mut self.phase
             && let Some(symbol_size) = object.change_session_if_useless(now)
         {

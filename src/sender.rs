@@ -26,8 +26,8 @@ use crate::limits::{
 use crate::object::{Group, Layout, group_count};
 use crate::types::{BlockIndex, ChannelId, CodeId, Digest, Esi, ObjectKey, Position, SymbolSize, Time};
 use crate::wire::{
-    ChannelEntry, Header, Kind, ManifestPayload, SessionDescription, emit_hashes, emit_manifest, hashes_size,
-    manifest_size, payload_hash, seal, seal_with,
+    ChannelEntry, Header, Kind, ManifestPayload, SessionDescription, SignatureBytes, emit_hashes, emit_manifest,
+    hashes_size, manifest_size, payload_hash, seal, seal_with,
 };
 
 /// How an object is to be sent.
@@ -49,6 +49,8 @@ pub struct SenderConfig {
     pub passes: Option<u64>,
     /// The manifest's canonical text.
     pub manifest_text: Vec<u8>,
+    /// Its signature as packets carry it; empty: it has none.
+    pub manifest_signature: Vec<u8>,
 }
 
 /// Why an object cannot be sent as configured.
@@ -478,10 +480,12 @@ fn manifest_packet(
     let percent = carousel.repair_percent();
     let description =
         SessionDescription::new(config.symbol_size, code, percent, [entry].into_iter()).expect("one channel");
-    let payload = ManifestPayload { description, text: &config.manifest_text, signature: None };
+    let (text, signature) = (config.manifest_text.as_slice(), config.manifest_signature.as_slice());
+    let is_signed = !signature.is_empty();
+    let payload = ManifestPayload { description, text, signature: is_signed.then_some(SignatureBytes(signature)) };
     let needed = manifest_size(&payload);
     let room = MANIFEST_PAYLOAD_SIZE_MAX.min(config.payload_size_max as usize);
-    if needed > room || config.manifest_text.len() > MANIFEST_SIGNED_SIZE_MAX {
+    if needed > room || text.len() + signature.len() > MANIFEST_SIGNED_SIZE_MAX {
         return Err(Unsendable::ManifestTooLarge { needed, room });
     }
     let mut packet = vec![0; HEADER_SIZE + needed];

@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
-use iotupd::cli::{Parsed, Places, ReceiverArgs, parse};
+use iotupd::cli::{ClockUnsetArg, Parsed, Places, ReceiverArgs, parse};
 use iotupd::drive::discard::{DiscardOptions, discard};
 use iotupd::drive::receive::{ReceiveFileOptions, receive};
-use iotupd::drive::{Report, run as run_reported};
+use iotupd::drive::{Report, TrustOptions, run as run_reported};
 use iotupd::failure::{Exit, Failure};
+use iotupd::receiver::ClockUnset;
 
 const PROGRAM: &str = "iotupc";
 
@@ -43,6 +44,16 @@ fn run() -> Result<Exit, Failure> {
         idle_timeout: args.idle_timeout,
         size_max,
         decode,
+        trust: (!args.pubkey.is_empty()).then_some(TrustOptions {
+            public_keys: args.pubkey,
+            version_min: args.min_version,
+            state_file: args.state_file,
+            compatible: args.compatible,
+            clock_unset: match args.clock_unset {
+                ClockUnsetArg::Refuse => ClockUnset::Refuse,
+                ClockUnsetArg::Ignore => ClockUnset::Ignore,
+            },
+        }),
     };
     run_reported(report, |report| receive(&options, report))
 }

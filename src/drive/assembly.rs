@@ -9,8 +9,9 @@ use std::io::IoSlice;
 use std::time::Duration;
 
 use crate::limits::{ASSEMBLY_BLOCKS, BLOCK_SIZE};
+use crate::object::block_size;
 use crate::receiver::Store;
-use crate::types::{BlockIndex, Time};
+use crate::types::{BlockIndex, ObjectSize, Time};
 
 /// A block is put together only while a whole one comes in less than this, and is given up after it.
 pub(super) const PATIENCE: Duration = Duration::from_millis(10);
@@ -19,6 +20,7 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub(super) struct Assembled {
     pub(super) block: BlockIndex,
+    pub(super) object_size: ObjectSize,
     /// What the machine is told when it has been written: where the bytes of the block are that have come.
     pub(super) stores: Vec<Store>,
     bytes: Vec<u8>,
@@ -70,8 +72,8 @@ struct Window {
 }
 
 impl Assembly {
-    /// Takes the payload of a symbol that is to be stored, or leaves it to be written at once. `block_size`: the bytes of its block.
-    pub(super) fn take(&mut self, now: Time, store: &Store, block_size: u32, payload: &[u8]) -> bool {
+    /// Takes the payload of a symbol of an object of some size that is to be stored, or leaves it to be written at once.
+    pub(super) fn take(&mut self, now: Time, store: &Store, object_size: ObjectSize, payload: &[u8]) -> bool {
         self.note(payload.len() as u64);
         if store.slot != store.esi.0 {
             return false;
@@ -79,7 +81,7 @@ impl Assembly {
         let Some(place) = self.open.iter().position(|open| open.block == store.block).or_else(|| {
             // Only from the beginning: a block of which something is elsewhere already can never be complete here.
             let begins = self.is_fast && store.slot == 0;
-            begins.then(|| self.begin(now, store.block, block_size)).flatten()
+            begins.then(|| self.begin(now, store.block, object_size)).flatten()
         }) else {
             return false;
         };
@@ -101,13 +103,14 @@ impl Assembly {
     }
 
     /// A place for a block that begins, if there is one free.
-    fn begin(&mut self, now: Time, block: BlockIndex, block_size: u32) -> Option<usize> {
+    fn begin(&mut self, now: Time, block: BlockIndex, object_size: ObjectSize) -> Option<usize> {
         if self.count - self.free.len() > self.credit {
             return None;
         }
         let mut free = self.free.pop().unwrap_or_else(|| self.another());
         free.block = block;
-        free.size = block_size as usize;
+        free.object_size = object_size;
+        free.size = block_size(object_size, block) as usize;
         free.filled = 0;
         free.began = now;
         self.open.push(free);
@@ -117,7 +120,9 @@ impl Assembly {
     fn another(&mut self) -> Assembled {
         self.count += 1;
         let bytes = vec![0; BLOCK_SIZE as usize];
-        Assembled { block: BlockIndex(0), stores: Vec::new(), bytes, filled: 0, size: 0, began: Time::default() }
+        let object_size = ObjectSize::new(0).expect("an object may be empty");
+        let (block, stores, began) = (BlockIndex(0), Vec::new(), Time::default());
+        Assembled { block, object_size, stores, bytes, filled: 0, size: 0, began }
     }
 
     /// A batch has been taken: measures how fast they come, and gives up blocks that wait for too long.
@@ -169,7 +174,10 @@ mod tests {
     const MIB: usize = BLOCK_SIZE as usize;
     /// A symbol size of which a block has 128.
     const SYMBOL: usize = 8192;
-    const SIZE: u32 = BLOCK_SIZE as u32;
+
+    fn size(bytes: usize) -> ObjectSize {
+        ObjectSize::new(bytes as u64).unwrap()
+    }
 
     fn at(millis: u64) -> Time {
         Time::from_nanos(millis * 1_000_000)
@@ -186,7 +194,7 @@ mod tests {
 
     /// Hands over symbols of a block; answers how many were taken.
     fn give(assembly: &mut Assembly, now: Time, block: u32, slots: impl Iterator<Item = u16>) -> usize {
-        slots.filter(|&slot| assembly.take(now, &store(block, slot), SIZE, &payload(block, slot))).count()
+        slots.filter(|&slot| assembly.take(now, &store(block, slot), size(300 * MIB), &payload(block, slot))).count()
     }
 
     /// One that has seen a fast stream, at 10 ms.
@@ -260,7 +268,7 @@ mod tests {
         let mut assembly = fast();
         assert_eq!(give(&mut assembly, at(10), 0, 1..128), 0, "no beginning");
         let displaced = Store { esi: Esi(200), ..store(0, 0) };
-        assert!(!assembly.take(at(10), &displaced, SIZE, &payload(0, 0)));
+        assert!(!assembly.take(at(10), &displaced, size(4 * MIB), &payload(0, 0)));
         assembly.tick(at(20));
         assembly.tick(at(30));
         assert_eq!(give(&mut assembly, at(30), 1, 0..128), 0, "nothing came for 10 ms");
@@ -289,7 +297,7 @@ mod tests {
     #[test]
     fn last_block_is_whole_with_its_own_size() {
         let mut assembly = fast();
-        let size = 3 * SYMBOL as u32 - 100;
+        let size = size(3 * MIB + 3 * SYMBOL - 100);
         let last = Store { size: SYMBOL as u16 - 100, ..store(3, 2) };
         assert!(assembly.take(at(10), &store(3, 0), size, &payload(3, 0)));
         assert!(assembly.take(at(10), &store(3, 1), size, &payload(3, 1)));

@@ -212,6 +212,7 @@ impl Object {
             fec,
             passes: None,
             manifest_text: self.manifest_text.clone(),
+            manifest_signature: Vec::new(),
         };
         Sender::new(Arc::clone(&self.tree), &config).expect("every packet fits 1500 bytes")
     }

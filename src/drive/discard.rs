@@ -422,7 +422,9 @@ fn words(notice: &Notice, place: &str) -> Option<(&'static str, String)> {
             ),
         ),
         Notice::HeardAgain => ("heard_again", "packets come again".into()),
-        Notice::BlockFailed(_) => return None,
+        Notice::BlockFailed(_) | Notice::Distrusted(_) | Notice::ExpiryUnknown | Notice::Succeeded { .. } => {
+            return None;
+        }
     })
 }
 

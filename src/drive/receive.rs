@@ -13,9 +13,10 @@ use serde_json::{Value, json};
 
 use super::report::{self, Report};
 use super::tally::{HostDrops, Loss, Rate};
+use super::trusted::{self, TrustOptions};
 use super::unreadable::Unreadable;
 use super::workers::{Done, Workers};
-use super::{choose, runs};
+use super::{choose, notices, runs};
 use crate::failure::{Exit, Failure, describe, shown};
 use crate::limits::BLOCK_SIZE;
 use crate::manifest::Manifest;
@@ -55,12 +56,15 @@ pub struct ReceiveFileOptions {
     pub size_max: Option<u64>,
     /// Use repair symbols.
     pub decode: bool,
+    /// Accept only what somebody vouches for; `None`: anything.
+    pub trust: Option<TrustOptions>,
 }
 
 /// Receives one file.
 pub fn receive(options: &ReceiveFileOptions, report: &mut Report) -> Result<Exit, Failure> {
     signals::install()?;
     Target::check(&options.file)?;
+    let trust = options.trust.as_ref().map(|trust| trust.load(report)).transpose()?;
     let interface = choose::interface(options.interface.as_deref(), options.zone.as_deref())?;
     let size_max = match options.size_max {
         Some(size) => size,
@@ -79,7 +83,10 @@ pub fn receive(options: &ReceiveFileOptions, report: &mut Report) -> Result<Exit
     let now = clock::now();
     let (timeout, idle_timeout, decode) = (options.timeout, options.idle_timeout, options.decode);
     let config = ReceiverConfig { size_max, timeout, idle_timeout, decode };
-    let receiver = Receiver::new(now, config);
+    let receiver = match trust {
+        Some(trust) => Receiver::with_trust(now, config, trust),
+        None => Receiver::new(now, config),
+    };
     let mut transfer = Transfer {
         options,
         interface: interface.name,
@@ -160,6 +167,7 @@ impl Transfer<'_> {
                 Failure::io(Exit::Io, format!("receive {} on {}", self.options.group, self.interface), &error)
             })?;
             let now = clock::now();
+            self.receiver.handle_wall_clock(clock::unix_seconds());
             let stored = self.receiver.counts().stored;
             let datagrams = self.socket.datagrams();
             runs::take(&mut self.receiver, self.target.as_deref(), &mut self.memory, now, datagrams)
@@ -222,11 +230,8 @@ impl Transfer<'_> {
 
     fn give_work(&mut self, now: Time) {
         let Some(workers) = &mut self.workers else { return };
-        if let Some(manifest) = self.receiver.manifest() {
-            let size = manifest.size;
-            while let Some(assembled) = self.memory.assembly.next() {
-                workers.give_assembled(assembled, size);
-            }
+        while let Some(assembled) = self.memory.assembly.next() {
+            workers.give_assembled(assembled);
         }
         // Blocks whose values are known need no room.
         while (workers.has_room() || !self.values.is_empty())
@@ -294,22 +299,26 @@ impl Transfer<'_> {
         word_count: usize,
     ) -> Result<(), Failure> {
         let size = manifest.size.bytes();
+        let voucher = self.receiver.voucher();
         let line = format!(
-            "receiving {} ({}, id {}), not authenticated",
+            "receiving {} ({}, id {}), {}",
             manifest.name,
             report::bytes(size),
-            manifest.key().id
+            manifest.key().id,
+            trusted::phrase(voucher)
         );
-        let fields = json!({
+        let mut fields = json!({
             "object": manifest.key().id.to_string(),
             "digest": manifest.digest.to_string(),
             "size": size,
             "name": manifest.name.as_str(),
             "version": manifest.version,
             "symbol_size": symbol_size.bytes(),
-            "authenticated": false,
         });
+        trusted::add_fields(&mut fields, voucher);
         self.report.event("manifest", fields, Some(line));
+        // What there was of an older version: its threads end, and its `.part` can be set aside.
+        (self.workers, self.target, self.memory) = (None, None, runs::Memory::default());
         let created = Target::create(&self.options.file, size, &manifest.key().id.to_string())?;
         if let Some(path) = &created.set_aside {
             self.report.notice("warning", &format!("what had come of another file is kept as {}", shown(path)));
@@ -367,7 +376,7 @@ impl Transfer<'_> {
             if matches!(notice, Notice::BlockFailed(_)) && failed > FAILED_BLOCKS_TOLD {
                 continue;
             }
-            let (kind, text) = self.words(&notice);
+            let (kind, text) = notices::words(&notice, &self.options.group.to_string(), &self.interface);
             self.report.notice(kind, &text);
         }
         if self.socket.dropped_buffers() > 0 && !self.said_host_drops {
@@ -406,34 +415,6 @@ impl Transfer<'_> {
         self.report.progress(now, "progress", fields, progress.held, progress.size, text);
     }
 
-    fn words(&self, notice: &Notice) -> (&'static str, String) {
-        match notice {
-            Notice::ManifestRefused(refusal) => ("manifest_refused", format!("a manifest is refused: {refusal}")),
-            Notice::TooLarge { size, size_max } => (
-                "too_large",
-                format!(
-                    "the file on the group has {} bytes, at most {size_max} are allowed (see --max-size and the free space)",
-                    size.bytes()
-                ),
-            ),
-            Notice::BlockFailed(block) => {
-                ("block_failed", format!("block {block} does not match its digest: it is received again"))
-            }
-            Notice::SessionChanged(size) => {
-                ("session_changed", format!("nothing verifies: trying symbols of {} bytes", size.bytes()))
-            }
-            Notice::Silent => (
-                "silent",
-                format!(
-                    "nothing has come from {} on {} for 5 s (is iotupd running, is this its group, port and interface, \
-                     does a firewall drop UDP, does a switch snoop without a querier, is --hops large enough?)",
-                    self.options.group, self.interface
-                ),
-            ),
-            Notice::HeardAgain => ("heard_again", "packets come again".into()),
-        }
-    }
-
     fn loss(&self) -> Loss {
         Loss::of(self.receiver.senders())
     }
@@ -461,12 +442,13 @@ impl Transfer<'_> {
         let fields = self.figures(exit, &message, verified, synced);
         let line = self.receiver.manifest().map(|manifest| {
             format!(
-                "{}: complete and verified, {} in {seconds:.1} s (received at {}), {}, blake3 {}, not authenticated",
+                "{}: complete and verified, {} in {seconds:.1} s (received at {}), {}, blake3 {}, {}",
                 shown(&self.options.file),
                 report::bytes(size),
                 report::rate(8.0 * self.receiver.counts().bytes as f64 / seconds.max(1e-3)),
                 self.loss().text(),
-                manifest.digest
+                manifest.digest,
+                trusted::phrase(self.receiver.voucher())
             )
         });
         self.report.event("end", fields, line.filter(|_| result.is_ok()));
@@ -477,7 +459,10 @@ impl Transfer<'_> {
         // The threads hold the target too: they end first.
         self.workers = None;
         let target = self.target.take().and_then(Arc::into_inner);
-        target.expect("a verified object has a target that only this thread holds").commit()
+        target.expect("a verified object has a target that only this thread holds").commit()?;
+        // Not before: what the file says of itself must not shut out the version that it has not got.
+        let version = self.receiver.manifest().map_or(0, |manifest| manifest.version);
+        self.options.trust.as_ref().map_or(Ok(()), |trust| trust.keep(version))
     }
 
     fn give_up_failure(&self, reason: GiveUp) -> Failure {
@@ -498,6 +483,11 @@ impl Transfer<'_> {
                 let missing: u64 = self.receiver.missing().map(|(first, end)| end - first).sum();
                 let cause = format!("{cause}, {} are missing", report::bytes(missing));
                 self.with_resume_hint(Failure::new(Exit::Incomplete, what, cause))
+            }
+            _ if self.options.trust.is_some()
+                && let Some(cause) = trusted::refusals(counts) =>
+            {
+                Failure::new(Exit::NotAuthentic, what, cause)
             }
             _ if counts.dropped(DropReason::TooLarge) > 0 => {
                 Failure::new(Exit::Unavailable, what, "the file is larger than allowed").remedy("see --max-size")
@@ -563,6 +553,8 @@ impl Transfer<'_> {
             "senders": senders,
         });
         if let Some(manifest) = self.receiver.manifest() {
+            trusted::add_fields(&mut fields, self.receiver.voucher());
+            fields["version"] = manifest.version.into();
             fields["digest"] = manifest.digest.to_string().into();
             let missing: Vec<_> =
                 self.receiver.missing().take(MISSING_COUNT_MAX).map(|(from, to)| json!([from, to])).collect();

@@ -246,6 +246,7 @@ mod tests {
             fec: Fec::new(percent),
             passes: None,
             manifest_text: b"{}".to_vec(),
+            manifest_signature: Vec::new(),
         };
         let shares = (0..server_count).filter_map(|index| Share::new(index, server_count));
         let senders = shares.map(|share| Sender::with_share(Arc::clone(&tree), &config, share).unwrap()).collect();

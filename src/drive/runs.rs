@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use super::assembly::Assembly;
 use super::kept::KeptSymbols;
 use crate::limits::HEADER_SIZE;
-use crate::object::block_size;
 use crate::receiver::{Receiver, Store, Verdict};
 use crate::sys::{Target, memory};
 use crate::types::{BlockIndex, Esi, Time};
@@ -47,7 +46,7 @@ pub(super) fn take<'a>(
         datagrams.peek().into_iter().for_each(|(_, next)| memory::prefetch(next));
         match receiver.handle_datagram(now, from, datagram) {
             Verdict::Store(store) => {
-                let size = object_size.map_or(0, |size| block_size(size, store.block));
+                let size = object_size.expect("there are symbols only of an object");
                 if held.assembly.take(now, &store, size, &datagram[HEADER_SIZE..]) {
                     continue;
                 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 pub use super::line::EngineChoice;
+use super::manifest_file::ManifestFile;
 use super::repair::Repair;
 use super::report::{self, Report};
 use super::virtual_server::{self, Common, Event, Published, Recipe, Totals, Trouble};
@@ -20,7 +21,7 @@ use crate::limits::{
     MTU_DEFAULT_MAX, MTU_ROUTED, PACKET_OVERHEAD, RATE_BPS_DEFAULT, SYMBOL_SIZE_MIN, VIRTUAL_SERVER_COUNT_MAX,
     VIRTUAL_SERVER_RATE_BPS,
 };
-use crate::manifest::{DisplayName, Members};
+use crate::manifest::{DisplayName, KeyId, Members};
 use crate::sender::{Fec, Pacing, Sender, SenderConfig, Share, Unsendable};
 use crate::sys::{
     Hold, Interface, Scratch, SendOptions, SendSocket, SourceFile, SourceState, StopSignal, clock, processors, signals,
@@ -71,15 +72,26 @@ pub fn serve(options: &ServeOptions, report: &mut Report) -> Result<Exit, Failur
     let pacing = options.pacing.map_or_else(|| default_pacing(&interface), Ok)?;
     let file = SourceFile::open(&options.file)?.set_aside();
     let first_socket = open_socket(options, &interface)?;
+    // Before the file is read, which may take long.
+    let found = ManifestFile::beside(&options.file)?;
     let cache_dir = options.cache_dir.clone().or_else(digest_file::default_cache_dir);
     let cache = digest_file::CacheFolder { folder: cache_dir, is_asked_for: options.cache_dir.is_some() };
     let tree = Arc::new(digest_file::tree(&file, &options.file, &cache, report)?);
-    let senders = new_senders(options, &interface, pacing, &file, tree)?;
+    let manifest = match found {
+        Some(found) => {
+            found.check_object(&options.file, &tree)?;
+            found.warn(clock::unix_seconds(), report);
+            found
+        }
+        None => ManifestFile::of(&options.file, &manifest_members(&file, &options.file, &tree))?,
+    };
+    let senders = new_senders(options, &interface, pacing, tree, &manifest)?;
     let mut sockets = vec![first_socket];
     for _ in 1..senders.len() {
         sockets.push(open_socket(options, &interface)?);
     }
-    let mut server = Server::new(options, &interface, file, &senders, &sockets, report);
+    let plan = Plan::of(&senders, &sockets, &manifest);
+    let mut server = Server::new(options, &interface, file, plan, report);
     let outcome = server.run(senders, sockets);
     server.finish(outcome)
 }
@@ -122,8 +134,8 @@ fn new_senders(
     options: &ServeOptions,
     interface: &Interface,
     pacing: Pacing,
-    file: &SourceFile,
     tree: Arc<ObjectTree>,
+    manifest: &ManifestFile,
 ) -> Result<Vec<Sender>, Failure> {
     let bound = if options.hops > 1 { MTU_ROUTED } else { MTU_DEFAULT_MAX };
     let mtu = options.mtu.unwrap_or(interface.mtu.min(bound));
@@ -136,17 +148,17 @@ fn new_senders(
     let symbol_size = SymbolSize::largest_within(payload_size_max).ok_or_else(|| {
         cannot(format!("the smallest packet has {} bytes", PACKET_OVERHEAD + u32::from(SYMBOL_SIZE_MIN)))
     })?;
-    let members = manifest_members(file, &options.file, &tree);
-    let manifest = members.manifest().map_err(|refusal| Failure::new(Exit::BadData, what(), refusal.to_string()))?;
+    let symbol_size = manifest.check_session(symbol_size, options.fec.percent)?;
     let config = SenderConfig {
         symbol_size,
         payload_size_max,
         ip_overhead: if options.group.is_ipv4() { 28 } else { 48 },
         pacing,
-        start_ppm: options.start_ppm.unwrap_or_else(|| start_of_host(&manifest.key().id.0, &interface.name)),
+        start_ppm: options.start_ppm.unwrap_or_else(|| start_of_host(&manifest.manifest.key().id.0, &interface.name)),
         fec: options.fec,
         passes: options.passes,
-        manifest_text: manifest.to_text().into_bytes(),
+        manifest_text: manifest.text.clone(),
+        manifest_signature: manifest.signature.clone(),
     };
     let unsendable = |unsendable| match unsendable {
         Unsendable::ManifestTooLarge { needed, room } => {
@@ -196,10 +208,13 @@ struct Plan {
     rate: Option<RateBps>,
     /// The address of each virtual server, and its first position.
     origins: Vec<(SocketAddr, u64)>,
+    version: u64,
+    /// The key that the signature names.
+    signed_by: Option<KeyId>,
 }
 
 impl Plan {
-    fn of(senders: &[Sender], sockets: &[SendSocket]) -> Self {
+    fn of(senders: &[Sender], sockets: &[SendSocket], manifest: &ManifestFile) -> Self {
         let first = senders.first().expect("there is a virtual server");
         let rates = senders.iter().filter_map(|sender| sender.pacer().rate());
         let places = senders.iter().map(Sender::next_position);
@@ -211,7 +226,14 @@ impl Plan {
             round_length: first.carousel().round_length(),
             rate: RateBps::new(rates.map(RateBps::bits_per_second).sum()),
             origins: sockets.iter().map(SendSocket::local_addr).zip(places).collect(),
+            version: manifest.manifest.version,
+            signed_by: manifest.key_id(),
         }
+    }
+
+    /// Who signed what, for the line of the start.
+    fn signature(&self) -> String {
+        self.signed_by.map_or_else(String::new, |key| format!(", version {} signed by key {key}", self.version))
     }
 
     /// Where each virtual server starts, in percent of the round.
@@ -244,15 +266,14 @@ impl<'a> Server<'a> {
         options: &'a ServeOptions,
         interface: &'a Interface,
         file: SourceFile,
-        senders: &[Sender],
-        sockets: &[SendSocket],
+        plan: Plan,
         report: &'a mut Report,
     ) -> Self {
         let now = clock::now();
         report.restart(now);
         Self {
-            plan: Plan::of(senders, sockets),
-            published: senders.iter().map(|_| Published::default()).collect(),
+            published: plan.origins.iter().map(|_| Published::default()).collect(),
+            plan,
             options,
             interface,
             report,
@@ -276,10 +297,11 @@ impl<'a> Server<'a> {
         };
         let (source, start) = plan.origins.first().expect("there is a virtual server");
         let line = format!(
-            "sending {} ({}, id {}) to {} on {} from {source}, {pace}, {}",
+            "sending {} ({}, id {}{}) to {} on {} from {source}, {pace}, {}",
             shown(&self.options.file),
             report::bytes(plan.key.size.bytes()),
             plan.key.id,
+            plan.signature(),
             self.options.group,
             self.interface.name,
             plan.starts(),
@@ -295,6 +317,8 @@ impl<'a> Server<'a> {
             "size": plan.key.size.bytes(),
             "digest": plan.digest.to_string(),
             "object": plan.key.id.to_string(),
+            "version": plan.version,
+            "signed_by": plan.signed_by.map(|key| key.to_string()),
             "group": self.options.group.to_string(),
             "interface": self.interface.name,
             "source": source.to_string(),

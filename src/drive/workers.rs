@@ -17,7 +17,7 @@ use crate::limits::BLOCK_SIZE;
 use crate::object::{Layout, block_size};
 use crate::receiver::{SlotEntry, Work, hash_of};
 use crate::sys::{Target, processors};
-use crate::types::{BlockIndex, Digest, Esi, ObjectSize};
+use crate::types::{BlockIndex, Digest, Esi};
 use crate::wire::payload_hash;
 
 /// Threads at most: decoding takes a core for each 0.4 GB/s, but each has 5 MiB of its own, and all together, with the 8 MiB of the
@@ -78,8 +78,8 @@ enum Job {
         /// What it is to write.
         decoded: Option<Decoded>,
     },
-    /// To hash, if it is whole, and write what was put together of a block of an object of this size.
-    Store(Assembled, ObjectSize),
+    /// To hash, if it is whole, and write what was put together of a block.
+    Store(Assembled),
 }
 
 /// The threads. They end when this is dropped.
@@ -143,8 +143,8 @@ impl Workers {
     }
 
     /// To be given whether or not there is room: there are few, and what they hold has already come.
-    pub(super) fn give_assembled(&mut self, assembled: Assembled, size: ObjectSize) {
-        self.send(Job::Store(assembled, size));
+    pub(super) fn give_assembled(&mut self, assembled: Assembled) {
+        self.send(Job::Store(assembled));
     }
 
     fn send(&mut self, job: Job) {
@@ -202,7 +202,7 @@ fn run(source: &Mutex<Receiver<Job>>, sink: &Sender<(Done, Option<Decoded>)>, ta
         let Ok(job) = next else { return };
         let done = match job {
             Job::Work { work, kept, decoded } => worker.perform(work, kept, decoded),
-            Job::Store(assembled, size) => (worker.store(assembled, size), None),
+            Job::Store(assembled) => (worker.store(assembled), None),
         };
         if sink.send(done).is_err() {
             return;
@@ -256,8 +256,8 @@ impl Worker<'_> {
         (done, None)
     }
 
-    fn store(&self, assembled: Assembled, size: ObjectSize) -> Done {
-        let value = assembled.whole().map(|bytes| block_value(size, assembled.block, bytes));
+    fn store(&self, assembled: Assembled) -> Done {
+        let value = assembled.whole().map(|bytes| block_value(assembled.object_size, assembled.block, bytes));
         // Writes to one file wait for one another, and a processor while they do.
         let turn = self.writing.lock().expect("no holder panics");
         let written = assembled.runs().try_for_each(|(offset, run)| self.target.write_run(offset, &[run]));
@@ -334,7 +334,7 @@ mod tests {
     use super::*;
     use crate::fec::Encoder;
     use crate::receiver::Store;
-    use crate::types::{SymbolSize, Time};
+    use crate::types::{ObjectSize, SymbolSize, Time};
 
     const ID: &str = "0123456789abcdef01234567";
     const MIB: usize = BLOCK_SIZE as usize;
@@ -463,10 +463,10 @@ mod tests {
                 let place = layout.place(block, Esi(slot)).unwrap();
                 let store = Store { block, esi: Esi(slot), slot, offset: place.offset, size: place.size, hash: 0 };
                 let payload = &content[place.offset as usize..][..usize::from(place.size)];
-                assert!(assembly.take(start, &store, layout.block_size(block), payload));
+                assert!(assembly.take(start, &store, layout.size(), payload));
             }
             assembly.give_up();
-            workers.give_assembled(assembly.next().unwrap(), layout.size());
+            workers.give_assembled(assembly.next().unwrap());
             let Some(Done::Stored(stored, value, Ok(()))) = workers.wait() else { panic!("not stored") };
             assert_eq!((stored.block, value), (block, expected));
         }

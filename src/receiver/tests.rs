@@ -5,6 +5,7 @@ mod count;
 mod harness;
 mod repair;
 mod resume;
+mod signed;
 
 use super::*;
 use crate::limits::{BLOCK_SIZE, WAITING_SIZE_MAX};

@@ -36,6 +36,7 @@ fn config() -> SenderConfig {
         fec: Fec::OFF,
         passes: None,
         manifest_text: TEXT.to_vec(),
+        manifest_signature: Vec::new(),
     }
 }
 
@@ -417,6 +418,13 @@ fn manifest_that_does_not_fit_is_refused() {
         let config = SenderConfig { manifest_text: vec![b'x'; text], payload_size_max: room, ..config() };
         Sender::new(tree_of(b"object"), &config).map(|_| ())
     };
+    let signed = |text: usize| {
+        let signature = vec![7; 138 + 256];
+        let config = SenderConfig { manifest_text: vec![b'x'; text], manifest_signature: signature, ..config() };
+        Sender::new(tree_of(b"object"), &config).map(|_| ())
+    };
+    assert_eq!(signed(486), Ok(()));
+    assert_eq!(signed(487), Err(Unsendable::ManifestTooLarge { needed: 48 + 881, room: 1152 }));
     assert_eq!(sender(880, 1408), Ok(()));
     assert_eq!(sender(881, 1408), Err(Unsendable::ManifestTooLarge { needed: 48 + 881, room: 1152 }));
     assert_eq!(sender(500, 548), Ok(()));

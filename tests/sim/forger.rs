@@ -109,6 +109,7 @@ impl Forger {
             fec: Fec::OFF,
             passes: None,
             manifest_text: plan.truth.text.clone(),
+            manifest_signature: Vec::new(),
         };
         let composer = Sender::new(Arc::clone(&plan.truth.tree), &config).expect("room enough");
         let next_position = random.below(composer.carousel().cycle_length());

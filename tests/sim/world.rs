@@ -287,6 +287,7 @@ impl World {
             fec: Fec::OFF,
             passes: None,
             manifest_text: server.plan.truth.text.clone(),
+            manifest_signature: Vec::new(),
         };
         server.sender = Some(Sender::new(Arc::clone(&server.plan.truth.tree), &config).expect("it can be sent"));
         server.addr.set_port(server.addr.port() + 1);
