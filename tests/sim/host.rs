@@ -13,8 +13,8 @@ use iotupd::fec::Decoder;
 use iotupd::limits::{HEADER_SIZE, SENDER_COUNT_MAX, WAITING_SIZE_MAX};
 use iotupd::object::{Layout, block_size};
 use iotupd::receiver::{
-    Action, Counts, GiveUp, Kept, Notice, Receiver, ReceiverConfig, SenderEntry, SlotEntry, Store, Verdict, Work,
-    hash_of,
+    Action, Counts, GiveUp, Kept, Notice, Receiver, ReceiverConfig, SenderEntry, SlotEntry, Store, Trust, Verdict,
+    Work, hash_of,
 };
 use iotupd::types::{BlockIndex, Esi, SymbolSize, Time};
 use iotupd::wire::payload_hash;
@@ -31,6 +31,8 @@ pub(crate) struct HostPlan {
     pub(crate) faults: Faults,
     pub(crate) disk: DiskPlan,
     pub(crate) config: ReceiverConfig,
+    /// `None`: it accepts anything.
+    pub(crate) trust: Option<Trust>,
     /// When it leaves the group, and for how long.
     pub(crate) absences: Vec<(Time, Duration)>,
     pub(crate) crashes: Vec<Crash>,
@@ -97,6 +99,25 @@ struct Life {
     timer_at: Option<Time>,
 }
 
+impl Life {
+    fn new(machine: Receiver) -> Self {
+        Self {
+            machine,
+            truth: None,
+            is_prepared: false,
+            is_resumed: false,
+            kept: BTreeMap::new(),
+            decoded: BTreeMap::new(),
+            verified: Vec::new(),
+            verified_count: 0,
+            busy: Vec::new(),
+            under_way: 0,
+            pending: BTreeMap::new(),
+            timer_at: None,
+        }
+    }
+}
+
 /// The host.
 pub(crate) struct Host {
     /// Precedes every message: which run, which host.
@@ -110,6 +131,7 @@ pub(crate) struct Host {
     pub(crate) life_count: u32,
     pub(crate) outcome: Outcome,
     pub(crate) sessions_changed: u32,
+    pub(crate) version: Option<u64>,
     pub(crate) last_counts: Counts,
     pub(crate) last_senders: Vec<SenderEntry>,
     /// Events to come, for the world to take.
@@ -133,6 +155,7 @@ impl Host {
             life_count: 0,
             outcome: Outcome::Unfinished,
             sessions_changed: 0,
+            version: None,
             last_counts: Counts::default(),
             last_senders: Vec::new(),
             outbox,
@@ -196,20 +219,11 @@ impl Host {
             return;
         }
         self.life_count += 1;
-        self.life = Some(Life {
-            machine: Receiver::new(now, self.plan.config),
-            truth: None,
-            is_prepared: false,
-            is_resumed: false,
-            kept: BTreeMap::new(),
-            decoded: BTreeMap::new(),
-            verified: Vec::new(),
-            verified_count: 0,
-            busy: Vec::new(),
-            under_way: 0,
-            pending: BTreeMap::new(),
-            timer_at: None,
-        });
+        let machine = match &self.plan.trust {
+            Some(trust) => Receiver::with_trust(now, self.plan.config, trust.clone()),
+            None => Receiver::new(now, self.plan.config),
+        };
+        self.life = Some(Life::new(machine));
     }
 
     fn crash(&mut self, now: Time, crash: Crash) {
@@ -396,8 +410,21 @@ impl Host {
             Some(Action::Prepare { manifest, word_count, .. }) => {
                 let known = self.truths.iter().find(|truth| truth.key() == manifest.key());
                 let truth = known.unwrap_or_else(|| panic!("{}: accepted what nobody sends", self.label));
+                if let Some(trust) = &self.plan.trust {
+                    assert!(!truth.signature.is_empty(), "{}: accepted what nobody vouches for", self.label);
+                    let is_good = truth.version >= trust.version_min && manifest.version == truth.version;
+                    assert!(is_good, "{}: accepted version {}", self.label, manifest.version);
+                }
+                self.version = Some(manifest.version);
                 let block_count = truth.size().block_count() as usize;
-                life.truth = Some(Arc::clone(truth));
+                if let Some(old) = life.truth.replace(Arc::clone(truth)) {
+                    assert!(old.version < truth.version, "{}: left for what is no newer", self.label);
+                    // What was asked for until now is void.
+                    self.life_count += 1;
+                    (life.is_prepared, life.verified_count, life.under_way) = (false, 0, 0);
+                    (life.kept, life.decoded, life.pending) = Default::default();
+                    life.timer_at = None;
+                }
                 life.verified = vec![false; block_count];
                 life.busy = vec![false; block_count];
                 let at = now.after(self.plan.disk.prepare_time);
@@ -449,6 +476,11 @@ impl Host {
         let Some(life) = &mut self.life else { return };
         let label = &self.label;
         assert!(life.machine.senders().len() <= SENDER_COUNT_MAX, "{label}: too many streams");
+        let is_about = |truth: &Arc<Truth>| life.machine.manifest().is_some_and(|found| found.key() == truth.key());
+        if life.truth.as_ref().is_some_and(|truth| !is_about(truth)) {
+            // Another object takes its place with the next action.
+            return;
+        }
         let progress = life.machine.progress();
         assert!(progress.held <= progress.size, "{label}: holds more than there is: {progress:?}");
         assert!(progress.blocks_verified >= life.verified_count, "{label}: fewer blocks are verified than before");

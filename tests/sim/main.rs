@@ -10,9 +10,14 @@ mod host;
 mod network;
 mod random;
 mod scenario;
+mod signed;
 mod table;
 mod truth;
 mod world;
+
+#[allow(dead_code, reason = "all tests share it, and none uses all of it")]
+#[path = "../keys/signer.rs"]
+mod signer;
 
 use std::panic::catch_unwind;
 use std::sync::Arc;

@@ -74,6 +74,8 @@ pub(crate) struct HostReport {
     pub(crate) counts: Counts,
     pub(crate) senders: Vec<SenderEntry>,
     pub(crate) sessions_changed: u32,
+    /// The version that was accepted last.
+    pub(crate) version: Option<u64>,
 }
 
 /// What became of a run.
@@ -287,7 +289,7 @@ impl World {
             fec: Fec::OFF,
             passes: None,
             manifest_text: server.plan.truth.text.clone(),
-            manifest_signature: Vec::new(),
+            manifest_signature: server.plan.truth.signature.clone(),
         };
         server.sender = Some(Sender::new(Arc::clone(&server.plan.truth.tree), &config).expect("it can be sent"));
         server.addr.set_port(server.addr.port() + 1);
@@ -384,6 +386,7 @@ impl World {
             counts: host.last_counts.clone(),
             senders: host.last_senders.clone(),
             sessions_changed: host.sessions_changed,
+            version: host.version,
         }
     }
 
