@@ -6,6 +6,7 @@ use iotupd::cli::{Parsed, ReceiverArgs, parse};
 use iotupd::drive::receive::{ReceiveFileOptions, receive};
 use iotupd::drive::{Report, run as run_reported};
 use iotupd::failure::{Exit, Failure};
+use iotupd::sys::OutputKind;
 
 const PROGRAM: &str = "iotupc";
 
@@ -19,8 +20,15 @@ fn run() -> Result<Exit, Failure> {
         Parsed::Text(text) => return iotupd::drive::print(&text),
     };
     args.check()?;
+    let output = match args.is_stdout() {
+        true => OutputKind::Stdout { spool_dir: args.spool_dir.unwrap_or_else(std::env::temp_dir) },
+        false if args.device => OutputKind::Device { state_dir: args.state_dir },
+        false => OutputKind::File { no_clobber: args.no_clobber },
+    };
     let options = ReceiveFileOptions {
         file: args.file,
+        output,
+        assume_yes: args.yes,
         group: args.group.addr,
         zone: args.group.zone,
         interface: args.interface,
