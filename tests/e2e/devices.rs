@@ -1,12 +1,14 @@
 //! Block devices as outputs: loop devices, whose bytes are those of a file.
 
 use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use crate::errors::human_receiver;
 use crate::files::{Content, MIB, make};
-use crate::lab::{BlockDevice, Family, Host, Lab, Mount};
+use crate::lab::{BlockDevice, Family, Host, Lab, Mount, make_file_system};
 use crate::run::{Process, Program, count, receive_until, run_to_end, serve, text};
 
 const GROUP: &str = "239.77.1.1";
@@ -15,6 +17,9 @@ const SIZE: u64 = 6 * MIB + 12_345;
 const DEVICE_SIZE: u64 = 9 * MIB;
 /// A block of the object that is all zeroes.
 const ZERO_BLOCK: u64 = 2;
+
+/// Runs a command at a terminal of its own, whose keys are standard input, and ends as it does.
+const TERMINAL: &str = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))";
 
 /// An object, a device full of something else, a server's host and a receiver's.
 struct Bench {
@@ -128,14 +133,35 @@ fn device_that_is_mounted_is_left_alone() {
     let image = bench.lab.path("image");
     File::create_new(&image).and_then(|file| file.set_len(128 << 20)).expect("make an image");
     let device = BlockDevice::new(&image);
+    make_file_system(&device);
+    // What it holds is named to whoever is to agree.
+    let said = human_receiver(&bench.host, device.path(), &["--device", "--timeout", "5s"]);
+    said.is(Program::Receiver, 64, &["btrfs"]);
     let mount = Mount::of(&bench.lab, "mounted", &device);
     let said = human_receiver(&bench.host, device.path(), &["--device", "--yes", "--timeout", "5s"]);
     said.is(Program::Receiver, 73, &["is mounted on", "mounted"]);
     fs::write(mount.path("file"), "still here").expect("the file system works");
-    // What it holds is named to whoever is to agree.
-    drop(mount);
-    let said = human_receiver(&bench.host, device.path(), &["--device", "--timeout", "5s"]);
-    said.is(Program::Receiver, 64, &["btrfs"]);
+}
+
+#[test]
+fn somebody_at_a_terminal_is_asked() {
+    let bench = Bench::new();
+    let before = fs::read(&bench.backing).expect("read the backing file");
+    let device = BlockDevice::new(&bench.backing);
+    // Nobody serves: whoever goes on receives nothing.
+    for (answer, exit, word) in [("no\n", 73, "the answer was not yes"), ("yes\n", 69, "nothing was received")] {
+        let mut command = bench.host.command("python3");
+        command.args(["-c", TERMINAL, Program::Receiver.path(), "--device", "--timeout", "1s"]);
+        command.arg(device.path()).arg(GROUP).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("start a terminal");
+        let mut input = child.stdin.take().expect("stdin is piped");
+        input.write_all(answer.as_bytes()).expect("answer");
+        let output = child.wait_with_output().expect("wait for the receiver");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(exit), "{said}");
+        assert!(said.contains("Type yes") && said.contains(word), "{said}");
+    }
+    assert!(fs::read(&bench.backing).expect("read the backing file") == before);
 }
 
 #[test]
@@ -163,7 +189,7 @@ fn killed_receiver_goes_on_with_the_device_where_it_was() {
     let state_dir = state.to_string_lossy().into_owned();
     // Without a map only whole blocks outlive the end of the program, so they come in order.
     for (options, serving) in [(vec!["--state-dir", &state_dir], vec![]), (vec![], vec!["--fec", "0"])] {
-        let server = bench.serve("20M", &serving);
+        let server = bench.serve("15M", &serving);
         let symbol_count = count(&server.wait_for_event("sending"), "round_length");
         let receiver = bench.receive(&device, &options);
         let half = |event: &serde_json::Value| event["event"] == "progress" && count(event, "held") >= SIZE / 2;

@@ -239,9 +239,8 @@ impl Drop for Lab {
 pub(crate) struct Mount(PathBuf);
 
 impl Mount {
-    /// A file system of a device, which is made first.
+    /// The file system of a device.
     pub(crate) fn of(lab: &Lab, name: &str, device: &BlockDevice) -> Self {
-        succeed(Command::new("mkfs.btrfs").arg("--quiet").arg(device.path()));
         let path = lab.folder(name);
         succeed(Command::new("mount").arg(device.path()).arg(&path));
         Self(path)
@@ -288,6 +287,11 @@ impl Drop for BlockDevice {
     fn drop(&mut self) {
         let _ = Command::new("losetup").arg("--detach").arg(&self.0).status();
     }
+}
+
+/// Makes a file system on a device.
+pub(crate) fn make_file_system(device: &BlockDevice) {
+    succeed(Command::new("mkfs.btrfs").arg("--quiet").arg(device.path()));
 }
 
 /// Held by tests that use the machine to the full or judge speed: one at a time.
