@@ -152,7 +152,8 @@ impl ServerArgs {
 #[derive(Parser, Debug)]
 #[command(name = "iotupc", version, after_help = EXIT_CODES, override_usage = RECEIVER_USAGE)]
 pub struct ReceiverArgs {
-    /// Where to write the file; an existing one is replaced when the new one is complete and verified
+    /// Where to write the file; an existing one is replaced when the new one is complete and verified. `-` is standard output: bytes are
+    /// printed in order, as they are verified
     #[arg(required_unless_present = "discard")]
     file: Option<PathBuf>,
     /// The multicast group and port, and for IPv6 perhaps the interface
@@ -185,12 +186,28 @@ pub struct ReceiverArgs {
     /// With --pubkey: what to do with a manifest that expires while this clock says a time before it was made
     #[arg(long, value_name = "WHAT", requires = "pubkey", value_enum, default_value_t = ClockUnsetArg::Ignore)]
     pub clock_unset: ClockUnsetArg,
+    /// Keep a FILE that is there, and fail
+    #[arg(long, conflicts_with = "device")]
+    pub no_clobber: bool,
+    /// FILE is a block device: overwrite it, and verify what it reads back. It must not be mounted or in use; what is behind the end of
+    /// the file stays as it was
+    #[arg(long)]
+    pub device: bool,
+    /// Overwrite the device without asking
+    #[arg(long, requires = "device")]
+    pub yes: bool,
+    /// Where to keep what is needed to resume a device (default: nowhere; what is on the device and right is kept all the same)
+    #[arg(long, value_name = "DIR", requires = "device")]
+    pub state_dir: Option<PathBuf>,
+    /// Where blocks wait, in a file without a name, for their turn on standard output (default: $TMPDIR or /tmp)
+    #[arg(long, value_name = "DIR")]
+    pub spool_dir: Option<PathBuf>,
     /// Use no repair symbols: complete the file from its own bytes alone, which takes longer where packets are lost
     #[arg(long)]
     pub no_decode: bool,
     /// Only measure: judge and count what comes until it would be enough, and store nothing, so that no disk is in the way; FILE is not
     /// needed and not touched, and nothing is verified
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["device", "no_clobber", "spool_dir", "pubkey"])]
     pub discard: bool,
     /// Print events as JSON, one object a line, on standard output
     #[arg(long)]
@@ -231,7 +248,27 @@ impl ReceiverArgs {
             return Err(Failure::new(Exit::Usage, what, "a source-specific group cannot be joined without its source")
                 .remedy("choose a group in 239.0.0.0/8 or ff15::/16"));
         }
+        self.check_output()?;
         Ok(Places { file: self.file.clone().filter(|_| !self.discard), group })
+    }
+
+    /// Whether FILE is standard output. A file of that name is `./-`.
+    #[must_use]
+    pub fn is_stdout(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| file.as_os_str() == "-")
+    }
+
+    fn check_output(&self) -> Result<(), Failure> {
+        let unfit = [("--json", self.json), ("--device", self.device), ("--no-clobber", self.no_clobber)];
+        if let Some((option, _)) = unfit.iter().find(|(_, is_given)| *is_given && self.is_stdout()) {
+            let cause = "the file is to go to standard output";
+            return Err(Failure::new(Exit::Usage, format!("obey {option}"), cause).remedy("name a file instead of `-`"));
+        }
+        if self.spool_dir.is_some() && !self.is_stdout() {
+            let cause = "nothing is to go to standard output";
+            return Err(Failure::new(Exit::Usage, "obey --spool-dir", cause).remedy("FILE `-` is standard output"));
+        }
+        Ok(())
     }
 }
 
@@ -404,6 +441,37 @@ mod tests {
         let args = server(&["file", "239.1.1.1", "--ttl", "2"]).unwrap();
         assert_eq!(args.check(PacingArg::Default).unwrap_err().exit, Exit::Usage);
         assert!(args.check(PacingArg::PacketDelay(Duration::from_micros(1))).is_ok());
+    }
+
+    fn receiver_args(words: &[&str]) -> Result<ReceiverArgs, String> {
+        let all = ["iotupc"].iter().chain(words).map(OsString::from);
+        match parse::<ReceiverArgs>(all) {
+            Ok(Parsed::Run(args)) => args.places().map(|_| args).map_err(|failure| failure.to_string()),
+            Ok(Parsed::Text(text)) => Err(text),
+            Err(failure) => Err(failure.to_string()),
+        }
+    }
+
+    #[test]
+    fn options_that_do_not_fit_the_output_are_refused() {
+        let group = "239.1.1.1";
+        for words in [
+            &["-", group, "--json"][..],
+            &["-", group, "--device"],
+            &["-", group, "--no-clobber"],
+            &["file", group, "--spool-dir", "/tmp"],
+            &["file", group, "--yes"],
+            &["file", group, "--state-dir", "/tmp"],
+            &["file", group, "--device", "--no-clobber"],
+            &["--discard", group, "--no-clobber"],
+            &["--discard", group, "--pubkey", "key"],
+        ] {
+            let said = receiver_args(words).unwrap_err();
+            assert!(!said.contains('\n') && said.contains("--"), "{words:?}: {said}");
+        }
+        assert!(receiver_args(&["-", group, "--spool-dir", "/tmp"]).unwrap().is_stdout());
+        assert!(!receiver_args(&["./-", group, "--json"]).unwrap().is_stdout());
+        assert!(receiver_args(&["/dev/sdb", group, "--device", "--yes", "--state-dir", "/tmp", "--json"]).is_ok());
     }
 
     #[test]

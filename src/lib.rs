@@ -40,6 +40,9 @@
 //! machine asks to have verified, and decode those that have enough symbols but not their own; what has been decoded is written only
 //! when its digest is right. Only a verified block counts; when all are, the file is synced and renamed into place.
 //!
+//! Where all this goes (`sys::Output`, and `sys::Target` once it is known what comes) may also be a block device, which is read back past
+//! the page cache before a block counts, or an unnamed file, from which `drive::printer` prints verified blocks in order.
+//!
 //! # What is written where
 //!
 //! | file | content | trusted |
@@ -47,6 +50,9 @@
 //! | `.NAME.part` | the object as far as it has come, repair symbols among it | nothing, until a block's digest is right |
 //! | `.NAME.slots` | which symbol is in which slot, and its hash (`receiver`, module `slots`) | nothing: it says where to look |
 //! | `.NAME.object` | which object the two belong to (`sys::target`) | only to set them aside |
+//! | the device, with `--device` | the same as in the `.part` | the same |
+//! | `.KERNELNAME.slots`, with `--state-dir` | the same as in `.NAME.slots` | nothing |
+//! | unnamed, in the spool folder | the same as in the `.part`, of what goes to standard output | nothing: each block is verified again when it is printed |
 //! | unnamed, in the cache folder | payload hashes and repair symbols of a server | as memory is |
 
 #![deny(unsafe_code)]

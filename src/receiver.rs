@@ -370,6 +370,12 @@ impl Receiver {
         self.object().into_iter().flat_map(Object::missing)
     }
 
+    /// The value of a block, if that is verified; of an object of one block, the digest.
+    #[must_use]
+    pub fn verified_value(&self, block: BlockIndex) -> Option<Digest> {
+        self.object()?.verified_value(block)
+    }
+
     /// The target is ready; `reused`: it had the object's size before, so that its bytes may be right. `memory` has the words that were
     /// asked for, with whatever an earlier attempt left in them. The answer holds the data packets that came early: hand each to
     /// `handle_datagram` now.

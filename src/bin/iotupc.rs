@@ -8,6 +8,7 @@ use iotupd::drive::receive::{ReceiveFileOptions, receive};
 use iotupd::drive::{Report, TrustOptions, run as run_reported};
 use iotupd::failure::{Exit, Failure};
 use iotupd::receiver::ClockUnset;
+use iotupd::sys::OutputKind;
 
 const PROGRAM: &str = "iotupc";
 
@@ -23,6 +24,7 @@ fn run() -> Result<Exit, Failure> {
     let Places { file, group } = args.places()?;
     let (size_max, decode) = (args.max_size.map(|size| size.0), !args.no_decode);
     let report = &mut Report::new(PROGRAM, args.json);
+    let is_stdout = args.is_stdout();
     let Some(file) = file else {
         let options = DiscardOptions {
             group: group.addr,
@@ -35,8 +37,15 @@ fn run() -> Result<Exit, Failure> {
         };
         return run_reported(report, |report| discard(&options, report));
     };
+    let output = match is_stdout {
+        true => OutputKind::Stdout { spool_dir: args.spool_dir.unwrap_or_else(std::env::temp_dir) },
+        false if args.device => OutputKind::Device { state_dir: args.state_dir },
+        false => OutputKind::File { no_clobber: args.no_clobber },
+    };
     let options = ReceiveFileOptions {
         file,
+        output,
+        assume_yes: args.yes,
         group: group.addr,
         zone: group.zone,
         interface: args.interface,

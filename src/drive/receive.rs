@@ -4,24 +4,25 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::printer::Printer;
 use super::report::{self, Report};
 use super::tally::{HostDrops, Loss, Rate};
 use super::trusted::{self, TrustOptions};
 use super::unreadable::Unreadable;
 use super::workers::{Done, Workers};
-use super::{choose, notices, runs};
+use super::{choose, destination, notices, runs};
 use crate::failure::{Exit, Failure, describe, shown};
-use crate::limits::BLOCK_SIZE;
 use crate::manifest::Manifest;
+use crate::object::block_size;
 use crate::receiver::{Action, DropReason, GiveUp, Kept, Notice, Receiver, ReceiverConfig, SlotMemory, Work};
-use crate::sys::{ReceiveOptions, ReceiveSocket, SlotFile, StopSignal, Target, clock, memory, signals};
+use crate::sys::{Output, OutputKind, ReceiveOptions, ReceiveSocket, SlotFile, StopSignal, Target, clock, signals};
 use crate::types::{BlockIndex, Digest, SymbolSize, Time};
 
 /// Between two looks at signals while nothing comes.
@@ -32,8 +33,6 @@ const WORK_INTERVAL: Duration = Duration::from_millis(1);
 const DROPS_INTERVAL: Duration = Duration::from_millis(100);
 /// Ranges of missing bytes that are listed at most.
 const MISSING_COUNT_MAX: usize = 1000;
-/// Memory for the bookkeeping of one block with the smallest symbols, rounded up.
-const BYTES_PER_BLOCK: u64 = 2048;
 /// Failed blocks of which each is told; after that they are only counted.
 const FAILED_BLOCKS_TOLD: u64 = 5;
 
@@ -42,6 +41,10 @@ const FAILED_BLOCKS_TOLD: u64 = 5;
 pub struct ReceiveFileOptions {
     /// Where to put the file.
     pub file: PathBuf,
+    /// What to make of it.
+    pub output: OutputKind,
+    /// Overwrite a device without asking.
+    pub assume_yes: bool,
     /// The group and port.
     pub group: SocketAddr,
     /// The interface in the group's zone.
@@ -63,13 +66,10 @@ pub struct ReceiveFileOptions {
 /// Receives one file.
 pub fn receive(options: &ReceiveFileOptions, report: &mut Report) -> Result<Exit, Failure> {
     signals::install()?;
-    Target::check(&options.file)?;
     let trust = options.trust.as_ref().map(|trust| trust.load(report)).transpose()?;
+    let output = destination::open(options, report)?;
     let interface = choose::interface(options.interface.as_deref(), options.zone.as_deref())?;
-    let size_max = match options.size_max {
-        Some(size) => size,
-        None => room_for(&options.file)?,
-    };
+    let size_max = destination::size_max(&output, options.size_max)?;
     choose::warn_of_carrier(&interface, report);
     let (socket, warnings) =
         ReceiveSocket::open(&ReceiveOptions { group: options.group, interface_index: interface.index })?;
@@ -93,6 +93,8 @@ pub fn receive(options: &ReceiveFileOptions, report: &mut Report) -> Result<Exit
         report,
         socket,
         receiver,
+        output,
+        printer: None,
         target: None,
         workers: None,
         memory: runs::Memory::default(),
@@ -107,14 +109,6 @@ pub fn receive(options: &ReceiveFileOptions, report: &mut Report) -> Result<Exit
     };
     let outcome = transfer.run();
     transfer.finish(outcome)
-}
-
-/// The free space, and what an earlier attempt already occupies; but no file whose bookkeeping would take more than a quarter of the
-/// memory that is free now, because anybody on the network can announce one.
-fn room_for(path: &Path) -> Result<u64, Failure> {
-    let space = Target::free_space(path)?.saturating_add(Target::occupied(path));
-    let blocks = memory::available().map_or(u64::MAX, |bytes| bytes / 4 / BYTES_PER_BLOCK);
-    Ok(space.min(blocks.saturating_mul(BLOCK_SIZE)))
 }
 
 /// How the loop ended.
@@ -141,6 +135,9 @@ struct Transfer<'a> {
     report: &'a mut Report,
     socket: ReceiveSocket,
     receiver: Receiver,
+    output: Output,
+    /// Who prints what is verified, where that is asked for.
+    printer: Option<Printer>,
     target: Option<Arc<Target>>,
     workers: Option<Workers>,
     memory: runs::Memory,
@@ -199,7 +196,7 @@ impl Transfer<'_> {
             self.take_done(now, done)?;
         }
         self.give_work(now);
-        Ok(())
+        self.printer.as_mut().map_or(Ok(()), |printer| printer.advance(&self.receiver))
     }
 
     fn take_done(&mut self, now: Time, done: Done) -> Result<(), Failure> {
@@ -209,7 +206,13 @@ impl Transfer<'_> {
                 self.values.extend(value.map(|value| (assembled.block, value)));
                 self.memory.assembly.reuse(assembled);
             }
-            Done::Hashed(block, Ok(value)) => self.receiver.handle_hashed(now, block, value),
+            Done::Hashed(block, Ok(value)) => {
+                let failed = self.receiver.counts().blocks_failed;
+                self.receiver.handle_hashed(now, block, value);
+                if self.receiver.counts().blocks_failed > failed {
+                    self.require_kept(block)?;
+                }
+            }
             Done::Checked(block, Ok(wrong)) => self.receiver.handle_slots_checked(block, &wrong),
             Done::Cleared(block, Ok(())) => self.receiver.handle_cleared(block, true),
             Done::Written(block, Ok(())) => self.receiver.handle_written(block, true),
@@ -226,6 +229,13 @@ impl Transfer<'_> {
             }
         }
         Ok(())
+    }
+
+    /// A block has failed: that must not be because the device does not keep what is written to it.
+    fn require_kept(&self, block: BlockIndex) -> Result<(), Failure> {
+        let Some((target, manifest)) = self.target.as_ref().zip(self.receiver.manifest()) else { return Ok(()) };
+        let size = block_size(manifest.size, block) as usize;
+        target.require_kept(block.offset(), size).map_err(|error| disk_failure("read", &self.target, &error))
     }
 
     fn give_work(&mut self, now: Time) {
@@ -319,13 +329,14 @@ impl Transfer<'_> {
         self.report.event("manifest", fields, Some(line));
         // What there was of an older version: its threads end, and its `.part` can be set aside.
         (self.workers, self.target, self.memory) = (None, None, runs::Memory::default());
-        let created = Target::create(&self.options.file, size, &manifest.key().id.to_string())?;
+        let created = self.output.create(size, &manifest.key().id.to_string())?;
         if let Some(path) = &created.set_aside {
             self.report.notice("warning", &format!("what had come of another file is kept as {}", shown(path)));
         }
         let (target, reused) = (Arc::new(created.target), created.reused);
         let workers = Workers::new(&target)
             .map_err(|error| Failure::io(Exit::Unavailable, "start threads to verify blocks", &error))?;
+        self.printer = Printer::after(self.printer.take(), &target, manifest.size)?;
         (self.target, self.workers) = (Some(target), Some(workers));
         (self.accepted, self.last_symbol, self.rate.at) = (now, now, now);
         self.report.restart(now);
@@ -338,15 +349,12 @@ impl Transfer<'_> {
 
     /// The sidecar map of the target, or, if it cannot be had, memory that is lost with the program.
     fn slot_memory(&mut self, word_count: usize) -> Result<Box<dyn SlotMemory>, Failure> {
-        let path = &self.options.file;
-        let file = match SlotFile::open(path, word_count) {
+        let file = match self.output.slot_file(word_count) {
             Ok(file) => file,
             Err(error) => {
                 let cause = describe(&error);
-                let text = format!(
-                    "what is received will not outlive an interruption: no map beside {}: {cause}",
-                    shown(path)
-                );
+                let name = shown(&self.options.file);
+                let text = format!("what is received will not outlive an interruption: no map beside {name}: {cause}");
                 self.report.notice("warning", &text);
                 SlotFile::anonymous(word_count).map_err(|error| {
                     Failure::io(Exit::Unavailable, "take memory for the map of what is received", &error)
@@ -427,7 +435,7 @@ impl Transfer<'_> {
             Ok(Outcome::Verified) => self.commit(),
             Ok(Outcome::GaveUp(reason)) => Err(self.give_up_failure(reason)),
             Ok(Outcome::Stopped(signal)) => {
-                let failure = super::end::interrupted(&format!("receive {}", shown(&self.options.file)), signal);
+                let failure = super::end::interrupted(&format!("receive {}", destination::name(self.options)), signal);
                 Err(self.with_resume_hint(failure))
             }
             Err(failure) => Err(failure),
@@ -443,7 +451,7 @@ impl Transfer<'_> {
         let line = self.receiver.manifest().map(|manifest| {
             format!(
                 "{}: complete and verified, {} in {seconds:.1} s (received at {}), {}, blake3 {}, {}",
-                shown(&self.options.file),
+                destination::name(self.options),
                 report::bytes(size),
                 report::rate(8.0 * self.receiver.counts().bytes as f64 / seconds.max(1e-3)),
                 self.loss().text(),
@@ -458,6 +466,10 @@ impl Transfer<'_> {
     fn commit(&mut self) -> Result<(), Failure> {
         // The threads hold the target too: they end first.
         self.workers = None;
+        if let Some(mut printer) = self.printer.take() {
+            printer.advance(&self.receiver)?;
+            printer.finish()?;
+        }
         let target = self.target.take().and_then(Arc::into_inner);
         target.expect("a verified object has a target that only this thread holds").commit()?;
         // Not before: what the file says of itself must not shut out the version that it has not got.
@@ -466,7 +478,7 @@ impl Transfer<'_> {
     }
 
     fn give_up_failure(&self, reason: GiveUp) -> Failure {
-        let what = format!("receive {} from {}", shown(&self.options.file), self.options.group);
+        let what = format!("receive {} from {}", destination::name(self.options), self.options.group);
         let has_manifest = self.receiver.manifest().is_some();
         let counts = self.receiver.counts();
         match reason {
@@ -503,8 +515,8 @@ impl Transfer<'_> {
     }
 
     fn with_resume_hint(&self, failure: Failure) -> Failure {
-        match &self.target {
-            Some(target) => failure.remedy(format!("run again to resume from {}", shown(target.part_path()))),
+        match self.target.as_ref().and_then(|target| target.remains()) {
+            Some(remains) => failure.remedy(remains),
             None => failure,
         }
     }
@@ -565,6 +577,10 @@ impl Transfer<'_> {
 }
 
 fn disk_failure(verb: &str, target: &Option<Arc<Target>>, error: &io::Error) -> Failure {
-    let path = target.as_ref().map(|target| shown(target.part_path())).unwrap_or_default();
-    Failure::io(Exit::Io, format!("{verb} {path}"), error).remedy("it is kept: run again to resume")
+    let name = target.as_ref().map(|target| target.name()).unwrap_or_default();
+    let failure = Failure::io(Exit::Io, format!("{verb} {name}"), error);
+    match target.as_ref().and_then(|target| target.remains()) {
+        Some(remains) => failure.remedy(format!("what has come is kept: {remains}")),
+        None => failure,
+    }
 }

@@ -17,7 +17,7 @@ use crate::limits::BLOCK_SIZE;
 use crate::object::{Layout, block_size};
 use crate::receiver::{SlotEntry, Work, hash_of};
 use crate::sys::{Target, processors};
-use crate::types::{BlockIndex, Digest, Esi};
+use crate::types::{BlockIndex, Digest, Esi, ObjectSize};
 use crate::wire::payload_hash;
 
 /// Threads at most: decoding takes a core for each 0.4 GB/s, but each has 5 MiB of its own, and all together, with the 8 MiB of the
@@ -48,13 +48,15 @@ struct Decoded {
     missing: Vec<Range<u32>>,
     /// The bytes of these ranges, one after the other.
     bytes: Vec<u8>,
+    /// The value of the whole block.
+    value: Digest,
 }
 
 impl Decoded {
-    /// Of a block with these `bytes`.
-    fn of(bytes: &[u8], missing: Vec<Range<u32>>) -> Self {
+    /// Of a block with these `bytes`, and this `value`.
+    fn of(bytes: &[u8], missing: Vec<Range<u32>>, value: Digest) -> Self {
         let parts: Vec<_> = missing.iter().map(|range| &bytes[range.start as usize..range.end as usize]).collect();
-        Self { bytes: parts.concat(), missing }
+        Self { bytes: parts.concat(), missing, value }
     }
 
     /// Each range with its bytes.
@@ -243,21 +245,23 @@ impl Worker<'_> {
             }
             Work::Decode { block, layout, slots, .. } => {
                 return match self.decode(block, &layout, &slots, kept) {
-                    Ok(Some((value, decoded))) => (Done::Hashed(block, Ok(Some(value))), Some(decoded)),
+                    Ok(Some(decoded)) => (Done::Hashed(block, Ok(Some(decoded.value))), Some(decoded)),
                     Ok(None) => (Done::Hashed(block, Ok(None)), None),
                     Err(error) => (Done::Hashed(block, Err(error)), None),
                 };
             }
-            Work::WriteDecoded { block, .. } => {
+            Work::WriteDecoded { block, size } => {
                 let decoded = decoded.expect("what is to be written comes with the work");
-                Done::Written(block, self.write(block, &decoded))
+                Done::Written(block, self.write(block, size, &decoded))
             }
         };
         (done, None)
     }
 
     fn store(&self, assembled: Assembled) -> Done {
-        let value = assembled.whole().map(|bytes| block_value(assembled.object_size, assembled.block, bytes));
+        // Where only what is read back counts, there is nothing to be gained from what is here.
+        let whole = assembled.whole().filter(|_| !self.target.reads_back());
+        let value = whole.map(|bytes| block_value(assembled.object_size, assembled.block, bytes));
         // Writes to one file wait for one another, and a processor while they do.
         let turn = self.writing.lock().expect("no holder panics");
         let written = assembled.runs().try_for_each(|(offset, run)| self.target.write_run(offset, &[run]));
@@ -278,7 +282,7 @@ impl Worker<'_> {
         layout: &Layout,
         slots: &[SlotEntry],
         kept: Option<(Esi, Vec<u8>)>,
-    ) -> io::Result<Option<(Digest, Decoded)>> {
+    ) -> io::Result<Option<Decoded>> {
         let size = layout.block_size(block);
         self.decoded.resize(BLOCK_SIZE as usize, 0);
         let bytes = &mut self.decoded[..size as usize];
@@ -290,14 +294,20 @@ impl Worker<'_> {
             return Ok(None);
         }
         let value = block_value(layout.size(), block, bytes);
-        Ok(Some((value, Decoded::of(bytes, missing(block, layout, slots)))))
+        Ok(Some(Decoded::of(bytes, missing(block, layout, slots), value)))
     }
 
-    fn write(&self, block: BlockIndex, decoded: &Decoded) -> io::Result<()> {
+    fn write(&mut self, block: BlockIndex, size: ObjectSize, decoded: &Decoded) -> io::Result<()> {
         let mut parts = decoded.parts();
         parts.try_for_each(|(start, part)| {
             self.target.write_run(block.offset() + u64::from(start), &[IoSlice::new(part)])
-        })
+        })?;
+        if self.target.reads_back()
+            && block_value(size, block, self.read(block, block_size(size, block))?) != decoded.value
+        {
+            return Err(Target::not_kept());
+        }
+        Ok(())
     }
 }
 
@@ -334,7 +344,7 @@ mod tests {
     use super::*;
     use crate::fec::Encoder;
     use crate::receiver::Store;
-    use crate::types::{ObjectSize, SymbolSize, Time};
+    use crate::types::{SymbolSize, Time};
 
     const ID: &str = "0123456789abcdef01234567";
     const MIB: usize = BLOCK_SIZE as usize;
@@ -413,7 +423,8 @@ mod tests {
     #[test]
     fn only_what_is_missing_is_kept_to_be_written() {
         let bytes: Vec<u8> = (0..10).collect();
-        let decoded = Decoded::of(&bytes, vec![0..1, 2..4, 9..10]);
+        let value = block_value(ObjectSize::new(10).unwrap(), BlockIndex(0), &bytes);
+        let decoded = Decoded::of(&bytes, vec![0..1, 2..4, 9..10], value);
         assert_eq!(decoded.bytes, [0, 2, 3, 9]);
         assert!(decoded.parts().eq([(0, &bytes[..1]), (2, &bytes[2..4]), (9, &bytes[9..])]));
     }

@@ -124,6 +124,11 @@ impl Object {
         }
     }
 
+    pub(super) fn verified_value(&self, block: BlockIndex) -> Option<Digest> {
+        let is_verified = block.0 < self.blocks.layout().block_count() && self.blocks.state(block) == State::Verified;
+        is_verified.then(|| self.blocks.value(block).unwrap_or(self.manifest().digest))
+    }
+
     pub(super) fn missing(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         let layout = *self.blocks.layout();
         let mut blocks = (0..layout.block_count()).map(BlockIndex).peekable();

@@ -8,6 +8,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod changes;
+mod devices;
 mod discard;
 mod errors;
 mod fallback;
@@ -23,5 +24,7 @@ mod resume;
 mod run;
 mod servers;
 mod source;
+mod stdout;
+mod targets;
 mod transfer;
 mod virtual_servers;
