@@ -101,3 +101,56 @@ impl DeviceTarget {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::device::tests::{SIZE, forgetful, stand_ins};
+    use crate::sys::{Target, target::PART_COUNT_MAX};
+
+    #[test]
+    fn device_that_is_too_small_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let device = Arc::new(stand_ins(folder.path()).remove(0));
+        let failure = DeviceTarget::new(&device, SIZE + 1, None).unwrap_err();
+        assert_eq!(failure.exit, Exit::CannotCreate);
+        assert!(failure.to_string().contains(&format!("it has {SIZE} bytes")), "{failure}");
+    }
+
+    #[test]
+    fn runs_go_where_they_belong_and_zeroes_are_there() {
+        let folder = tempfile::tempdir().unwrap();
+        for device in stand_ins(folder.path()) {
+            let target = DeviceTarget::new(&Arc::new(device), SIZE, None).unwrap();
+            let parts = vec![IoSlice::new(b"ab"); PART_COUNT_MAX + 1];
+            target.write_run(3, &parts).unwrap();
+            target.zero(7, 10).unwrap();
+            let mut out = [1; 16];
+            target.read_exact_at(3, &mut out).unwrap();
+            assert_eq!(&out, b"abab\0\0\0\0\0\0\0\0\0\0ab");
+            assert!(target.require_kept(0, 100).is_ok());
+            let target = Target::Device(target);
+            assert!(target.reads_back() && target.remains().is_some());
+            target.commit().unwrap();
+        }
+    }
+
+    #[test]
+    fn device_that_does_not_keep_what_is_written_is_found_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = DeviceTarget::new(&Arc::new(forgetful(folder.path())), SIZE, None).unwrap();
+        target.require_kept(0, BLOCK_SIZE as usize).unwrap();
+        assert_eq!(target.zero(BLOCK_SIZE, 10).unwrap_err().to_string(), FORGETFUL);
+        target.write_run(5, &[IoSlice::new(b"ab")]).unwrap();
+        assert_eq!(target.require_kept(0, BLOCK_SIZE as usize).unwrap_err().to_string(), FORGETFUL);
+        target.require_kept(2 * BLOCK_SIZE, BLOCK_SIZE as usize).unwrap();
+    }
+
+    #[test]
+    #[should_panic(expected = "a range is within the target")]
+    fn run_behind_the_object_is_a_broken_invariant() {
+        let folder = tempfile::tempdir().unwrap();
+        let device = Arc::new(stand_ins(folder.path()).remove(0));
+        let _ = DeviceTarget::new(&device, 6, None).unwrap().write_run(5, &[IoSlice::new(b"ab")]);
+    }
+}
