@@ -8,11 +8,13 @@
 #![allow(clippy::disallowed_methods)]
 
 mod changes;
+mod deaf;
 mod errors;
 mod fallback;
 mod fec;
 mod figures;
 mod files;
+mod forger;
 mod garbage;
 mod icmp;
 mod lab;

@@ -10,6 +10,7 @@ mod host;
 mod network;
 mod random;
 mod scenario;
+mod steps;
 mod table;
 mod truth;
 mod world;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iotupd::receiver::ReceiverConfig;
-use iotupd::sender::Pacing;
+use iotupd::sender::{Fec, Pacing};
 use iotupd::types::{RateBps, SymbolSize, Time};
 
-use crate::disk::{Before, DiskPlan, GOOD};
+use crate::disk::{Before, DiskPlan, GOOD, PowerPlan};
 use crate::forger::{ForgerPlan, Forgery, HARMFUL, Mask};
 use crate::host::{Crash, HostPlan};
 use crate::network::{Faults, Loss, PERFECT};
@@ -40,7 +40,15 @@ pub(crate) fn symbol_size(bytes: u16) -> SymbolSize {
 /// A receiver without limits, on a good network with a good disk.
 pub(crate) fn plain_host(join: Time) -> HostPlan {
     let config = ReceiverConfig { size_max: 1 << 40, timeout: None, idle_timeout: None, decode: true };
-    HostPlan { join, faults: PERFECT, disk: GOOD, config, absences: Vec::new(), crashes: Vec::new() }
+    HostPlan {
+        join,
+        faults: PERFECT,
+        disk: GOOD,
+        config,
+        absences: Vec::new(),
+        crashes: Vec::new(),
+        crash_at_step: None,
+    }
 }
 
 pub(crate) fn plain_server(truth: &Arc<Truth>, pacing: Pacing) -> ServerPlan {
@@ -52,6 +60,7 @@ pub(crate) fn plain_server(truth: &Arc<Truth>, pacing: Pacing) -> ServerPlan {
         start_ppm: 0,
         oversleep: Duration::ZERO,
         restarts: Vec::new(),
+        fec: Fec::OFF,
     }
 }
 
@@ -160,6 +169,7 @@ impl Draw {
             start_ppm,
             oversleep,
             restarts,
+            fec: Fec::OFF,
         }
     }
 
@@ -207,6 +217,7 @@ impl Draw {
             store_failure: self.random.pick(&[Ppm(0), Ppm(0), Ppm(500), Ppm::percent(2)]),
             work_failure: self.random.pick(&[Ppm(0), Ppm(0), Ppm::percent(1), Ppm::percent(10)]),
             worker_count: self.random.within(1..=4) as usize,
+            power: PowerPlan::Hostile,
         }
     }
 
