@@ -211,7 +211,8 @@ impl Sink {
                 self.receiver.handle_hashed(now, block, value);
             }
             Work::HashZeroes { size, .. } => {
-                self.receiver.handle_hashed(now, block, is_done.then(|| zero_block_value(size, block)));
+                // Reads nothing, so that it cannot fail.
+                self.receiver.handle_hashed(now, block, Some(zero_block_value(size, block)));
             }
             Work::Clear { .. } => {
                 let bytes = self.block(block);

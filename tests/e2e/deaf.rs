@@ -83,7 +83,7 @@ fn server_that_sends_over_ipv6_hears_nothing() {
 
 fn server_hears_nothing(family: Family, engine: &str) {
     let mut lab = Lab::new();
-    let (server_host, other_host) = (lab.host(), lab.host());
+    let (server_host, receiver_host, other_host) = (lab.host(), lab.host(), lab.host());
     let source = make(&lab, "source", Content::Random { size: 3 * MIB, seed: 1 });
     let server = serve_unprivileged(&lab, &server_host, &source, family, engine);
     let sending = server.wait_for_event("sending");
@@ -94,7 +94,7 @@ fn server_hears_nothing(family: Family, engine: &str) {
     inspect_sockets(&server, &server_host, family);
 
     let before = Arrivals::read(server.pid(), family);
-    let receiver = receive(&other_host, &lab.path("copy"), family.group());
+    let receiver = receive(&receiver_host, &lab.path("copy"), family.group());
     let mut flood = flood(&other_host, family, &sources);
     while flood.try_wait().expect("wait for python3").is_none() {
         udp_sockets(server.pid(), family).iter().for_each(Socket::has_nothing_queued);

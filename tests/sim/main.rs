@@ -338,6 +338,7 @@ fn slow_and_failing_disk_takes_longer_and_no_more() {
         store_failure: Ppm::percent(2),
         work_failure: Ppm::percent(20),
         worker_count: 3,
+        ..GOOD
     };
     run_seeds(3, &scenario);
 }
