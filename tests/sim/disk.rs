@@ -110,6 +110,7 @@ pub(crate) struct Disk {
     can_lose_power: bool,
     power: PowerPlan,
     write_count: u64,
+    flushed_write_count: u64,
 }
 
 impl Disk {
@@ -127,7 +128,17 @@ impl Disk {
             }
         };
         let (flushed, map, flushed_map, power) = (None, Arc::default(), Vec::new(), plan.power);
-        let mut disk = Self { random, file, flushed, map, flushed_map, can_lose_power, power, write_count: 0 };
+        let mut disk = Self {
+            random,
+            file,
+            flushed,
+            map,
+            flushed_map,
+            can_lose_power,
+            power,
+            write_count: 0,
+            flushed_write_count: 0,
+        };
         disk.flush();
         disk
     }
@@ -172,6 +183,14 @@ impl Disk {
         self.flush_in_time();
     }
 
+    /// Writes that a loss of power may undo, and words of the map. What was written a moment ago may have been flushed before its
+    /// word was set: then it is safe, but nobody knows.
+    pub(crate) fn unflushed_count(&self) -> u64 {
+        let old = self.flushed_map.iter().copied().chain(std::iter::repeat(0));
+        let words = self.map.iter().zip(old).filter(|(word, old)| word.load(Ordering::Relaxed) != *old).count();
+        self.write_count - self.flushed_write_count + words as u64
+    }
+
     fn flush_in_time(&mut self) {
         let [flush, flush_map] = match self.power {
             _ if !self.can_lose_power => return,
@@ -192,6 +211,7 @@ impl Disk {
 
     fn flush(&mut self) {
         if self.can_lose_power {
+            self.flushed_write_count = self.write_count;
             self.flushed.clone_from(&self.file);
         }
     }

@@ -124,6 +124,8 @@ pub(crate) struct Host {
     /// What has happened so far, and the symbols that were to be stored or kept.
     pub(crate) step_count: u64,
     pub(crate) symbol_count: u64,
+    /// Symbols that were not safe when the host crashed: in memory, half written, not flushed, or in slots being written over.
+    pub(crate) at_risk_count: u64,
     pub(crate) last_counts: Counts,
     pub(crate) last_senders: Vec<SenderEntry>,
     /// Events to come, for the world to take.
@@ -150,6 +152,7 @@ impl Host {
             sessions_changed: 0,
             step_count: 0,
             symbol_count: 0,
+            at_risk_count: 0,
             last_counts: Counts::default(),
             last_senders: Vec::new(),
             outbox,
@@ -251,6 +254,7 @@ impl Host {
     fn crash(&mut self, now: Time, crash: Crash) {
         self.check_map();
         let Some(life) = self.life.take() else { return };
+        self.at_risk_count += at_risk(&life) + if crash.loses_power { self.disk.unflushed_count() } else { 0 };
         // Stores under way may have been done, or in part, or not at all.
         for pending in life.pending.into_values().flatten() {
             let done = self.random.index(pending.payload.len() + 1);
@@ -551,6 +555,13 @@ impl Host {
             self.outbox.push((due, HostEvent::Timer));
         }
     }
+}
+
+/// Symbols that are not on the disk, or will not be when others are written over them.
+fn at_risk(life: &Life) -> u64 {
+    let stores: usize = life.pending.values().map(Vec::len).sum();
+    let over: usize = life.decoded.values().map(|decoded| decoded.missing.len()).sum();
+    (stores + life.kept.len() + over) as u64
 }
 
 /// The bytes that an entry is about.

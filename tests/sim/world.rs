@@ -78,6 +78,7 @@ pub(crate) struct HostReport {
     /// Everything that happened on the host, and the symbols that it took, in all its lives.
     pub(crate) step_count: u64,
     pub(crate) symbol_count: u64,
+    pub(crate) at_risk_count: u64,
 }
 
 /// What became of a run.
@@ -398,6 +399,7 @@ impl World {
             sessions_changed: host.sessions_changed,
             step_count: host.step_count,
             symbol_count: host.symbol_count,
+            at_risk_count: host.at_risk_count,
         }
     }
 
