@@ -21,8 +21,11 @@ const SYMBOL_SIZE: u16 = 1408;
 const OTHER_SYMBOL_SIZE: u16 = 512;
 const REPAIR_PERCENT: u16 = 50;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
-/// Rounds within which a receiver that is left in peace must be done. Each takes a second.
+/// A receiver that is left in peace must be done within so many rounds, each of which takes a second, and so many times the bytes of the
+/// object: by these the receiver measures its patience with streams and descriptions, and a round of a sparse object is a small part
+/// of them.
 const ROUND_COUNT_MAX: usize = 200;
+const PASS_COUNT_MAX: usize = 16;
 
 /// All packets of one object in one session.
 struct Session {
@@ -178,7 +181,10 @@ fn changed(input: &mut Input<'_>, session: &Session) -> Vec<u8> {
 
 /// All lies have ended, and the object is sent round after round: unless another was accepted, the receiver completes it.
 fn leave_in_peace(object: &Object, sink: &mut Sink) {
-    for _ in 0..ROUND_COUNT_MAX {
+    let session = &object.sessions[0];
+    let round_size: usize = session.symbols.iter().map(Vec::len).sum();
+    let round_count = ROUND_COUNT_MAX + PASS_COUNT_MAX * object.bytes.len() / round_size;
+    for _ in 0..round_count {
         if sink.is_complete || sink.has_given_up {
             return;
         }
@@ -188,7 +194,6 @@ fn leave_in_peace(object: &Object, sink: &mut Sink) {
             // The first manifest decides, and nobody has vouched for any.
             return;
         }
-        let session = &object.sessions[0];
         sink.pass_time(NANOS_PER_SECOND);
         sink.datagram(addr(0), &session.manifest);
         sink.run();
@@ -198,7 +203,8 @@ fn leave_in_peace(object: &Object, sink: &mut Sink) {
             sink.run();
         }
     }
-    panic!("not complete after {ROUND_COUNT_MAX} rounds in peace: {:?}", sink.receiver.progress());
+    let (progress, counts) = (sink.receiver.progress(), sink.receiver.counts());
+    panic!("not complete after {round_count} rounds in peace: {progress:?}, {counts:?}, {:?}", sink.receiver.senders());
 }
 
 /// Whether the accepted manifest has the object's id, by which packets are told apart.
