@@ -257,9 +257,12 @@ impl Arrivals {
             let [multicast, nobody, delivered] = ["Ip6InMcastPkts", "Udp6NoPorts", "Udp6InDatagrams"].map(count);
             return Self { multicast, nobody, dropped, delivered };
         }
-        let (snmp, netstat) = (read("snmp"), read("netstat"));
-        let (multicast, nobody) = (of_table(&netstat, "IpExt:", "InMcastPkts"), of_table(&snmp, "Udp:", "NoPorts"));
-        Self { multicast, nobody, dropped, delivered: of_table(&snmp, "Udp:", "InDatagrams") }
+        let snmp = read("snmp");
+        let of_udp = |name| of_table(&snmp, "Udp:", name);
+        let (nobody, delivered) = (of_udp("NoPorts"), of_udp("InDatagrams"));
+        // IPv4 counts them only for members of their group: all that came less what was for this host.
+        let multicast = of_table(&snmp, "Ip:", "InReceives") - nobody - delivered;
+        Self { multicast, nobody, dropped, delivered }
     }
 }
 
