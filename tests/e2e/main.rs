@@ -24,5 +24,6 @@ mod resume;
 mod run;
 mod servers;
 mod source;
+mod stopped;
 mod transfer;
 mod virtual_servers;
