@@ -155,6 +155,11 @@ impl Workers {
         self.under_way += 1;
     }
 
+    /// Whether something has been decoded that may have to be written.
+    pub(super) fn holds_decoded(&self) -> bool {
+        !self.decoded.is_empty()
+    }
+
     /// Drops what has been decoded but was not asked for again: it was not right.
     pub(super) fn discard_decoded(&mut self) {
         self.decoded.clear();

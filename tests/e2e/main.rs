@@ -8,6 +8,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod changes;
+mod deaf;
 mod devices;
 mod discard;
 mod errors;
@@ -15,6 +16,7 @@ mod fallback;
 mod fec;
 mod figures;
 mod files;
+mod forger;
 mod garbage;
 mod icmp;
 mod lab;
@@ -25,6 +27,7 @@ mod run;
 mod servers;
 mod source;
 mod stdout;
+mod stopped;
 mod targets;
 mod transfer;
 mod virtual_servers;

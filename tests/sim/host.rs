@@ -36,6 +36,7 @@ pub(crate) struct HostPlan {
     /// When it leaves the group, and for how long.
     pub(crate) absences: Vec<(Time, Duration)>,
     pub(crate) crashes: Vec<Crash>,
+    pub(crate) crash_at_step: Option<StepCrash>,
 }
 
 /// The receiver stops in the middle of whatever it does, and starts again on what the disk holds.
@@ -44,6 +45,14 @@ pub(crate) struct Crash {
     pub(crate) at: Time,
     pub(crate) down: Duration,
     /// What was not flushed is lost or torn.
+    pub(crate) loses_power: bool,
+}
+
+/// The same before the step of this number: a datagram that comes, or anything else that happens on a host.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StepCrash {
+    pub(crate) step: u64,
+    pub(crate) down: Duration,
     pub(crate) loses_power: bool,
 }
 
@@ -91,6 +100,8 @@ struct Life {
     /// Symbols that wait in memory.
     kept: BTreeMap<Kept, Vec<u8>>,
     decoded: BTreeMap<BlockIndex, Decoded>,
+    /// What is being made zero.
+    clearing: BTreeMap<BlockIndex, Range<usize>>,
     verified: Vec<bool>,
     verified_count: u32,
     busy: Vec<bool>,
@@ -108,6 +119,7 @@ impl Life {
             is_resumed: false,
             kept: BTreeMap::new(),
             decoded: BTreeMap::new(),
+            clearing: BTreeMap::new(),
             verified: Vec::new(),
             verified_count: 0,
             busy: Vec::new(),
@@ -132,6 +144,11 @@ pub(crate) struct Host {
     pub(crate) outcome: Outcome,
     pub(crate) sessions_changed: u32,
     pub(crate) version: Option<u64>,
+    /// What has happened so far, and the symbols that were to be stored or kept.
+    pub(crate) step_count: u64,
+    pub(crate) symbol_count: u64,
+    /// Symbols that were not safe when the host crashed: in memory, half written, not flushed, or in slots being written over.
+    pub(crate) at_risk_count: u64,
     pub(crate) last_counts: Counts,
     pub(crate) last_senders: Vec<SenderEntry>,
     /// Events to come, for the world to take.
@@ -141,7 +158,8 @@ pub(crate) struct Host {
 impl Host {
     /// A host that knows all `truths`, the first of which is what its disk may hold from before.
     pub(crate) fn new(label: String, plan: HostPlan, truths: Vec<Arc<Truth>>, mut random: Random) -> Self {
-        let can_lose_power = plan.crashes.iter().any(|crash| crash.loses_power);
+        let can_lose_power = plan.crashes.iter().any(|crash| crash.loses_power)
+            || plan.crash_at_step.is_some_and(|crash| crash.loses_power);
         let disk = Disk::new(&plan.disk, &truths[0].bytes, can_lose_power, random.fork());
         let mut outbox = vec![(plan.join, HostEvent::Boot)];
         outbox.extend(plan.crashes.iter().map(|&crash| (crash.at, HostEvent::Crash(crash))));
@@ -156,6 +174,9 @@ impl Host {
             outcome: Outcome::Unfinished,
             sessions_changed: 0,
             version: None,
+            step_count: 0,
+            symbol_count: 0,
+            at_risk_count: 0,
             last_counts: Counts::default(),
             last_senders: Vec::new(),
             outbox,
@@ -170,16 +191,31 @@ impl Host {
 
     pub(crate) fn datagram(&mut self, now: Time, from: SocketAddr, datagram: &[u8]) {
         if self.listens(now) {
+            self.step(now);
             self.judge(now, from, datagram);
             self.settle(now);
         }
     }
 
+    /// Something is about to happen, unless the host crashes first.
+    fn step(&mut self, now: Time) {
+        if let Some(StepCrash { step, down, loses_power }) = self.plan.crash_at_step
+            && step == self.step_count
+        {
+            self.crash(now, Crash { at: now, down, loses_power });
+        }
+        self.step_count += 1;
+    }
+
     fn judge(&mut self, now: Time, from: SocketAddr, datagram: &[u8]) {
         let Some(life) = &mut self.life else { return };
         match life.machine.handle_datagram(now, from, datagram) {
-            Verdict::Store(store) => self.store(now, store, &datagram[HEADER_SIZE..]),
+            Verdict::Store(store) => {
+                self.symbol_count += 1;
+                self.store(now, store, &datagram[HEADER_SIZE..]);
+            }
             Verdict::Keep(kept) => {
+                self.symbol_count += 1;
                 let is_kept = !self.random.chance(self.plan.disk.store_failure);
                 if is_kept {
                     life.kept.insert(kept, datagram[HEADER_SIZE..].to_vec());
@@ -192,6 +228,9 @@ impl Host {
 
     /// Something that was to happen happens now.
     pub(crate) fn event(&mut self, now: Time, life_count: u32, event: HostEvent) {
+        if life_count == self.life_count {
+            self.step(now);
+        }
         match event {
             HostEvent::Boot => self.boot(now),
             HostEvent::Crash(crash) => self.crash(now, crash),
@@ -229,6 +268,7 @@ impl Host {
     fn crash(&mut self, now: Time, crash: Crash) {
         self.check_map();
         let Some(life) = self.life.take() else { return };
+        self.at_risk_count += at_risk(&life) + if crash.loses_power { self.disk.unflushed_count() } else { 0 };
         // Stores under way may have been done, or in part, or not at all.
         for pending in life.pending.into_values().flatten() {
             let done = self.random.index(pending.payload.len() + 1);
@@ -239,6 +279,10 @@ impl Host {
                 let end = range.start + self.random.index(range.len() + 1);
                 self.disk.write(block.offset() + range.start as u64, &decoded.bytes[range.start..end]);
             }
+        }
+        for range in life.clearing.into_values() {
+            let end = range.start + self.random.index(range.len() + 1);
+            self.disk.clear(range.start..end);
         }
         if crash.loses_power {
             self.disk.lose_power();
@@ -342,6 +386,10 @@ impl Host {
                 *busy = true;
             }
             life.under_way += 1;
+            if let Work::Clear { size, .. } = work {
+                let start = block.offset() as usize;
+                life.clearing.insert(block, start..start + block_size(size, block) as usize);
+            }
             if self.plan.disk.work_time == Duration::ZERO {
                 self.worked(now, work);
             } else {
@@ -372,6 +420,7 @@ impl Host {
                 life.machine.handle_hashed(now, block, Some(zero_block_value(size, block)));
             }
             Work::Clear { .. } => {
+                life.clearing.remove(&block);
                 let cleared = if fails { start..start + (end - start) / 2 } else { start..end };
                 self.disk.clear(cleared);
                 life.machine.handle_cleared(block, !fails);
@@ -538,6 +587,13 @@ impl Host {
             self.outbox.push((due, HostEvent::Timer));
         }
     }
+}
+
+/// Symbols that are not on the disk, or will not be when others are written over them.
+fn at_risk(life: &Life) -> u64 {
+    let stores: usize = life.pending.values().map(Vec::len).sum();
+    let over: usize = life.decoded.values().map(|decoded| decoded.missing.len()).sum();
+    (stores + life.kept.len() + over) as u64
 }
 
 /// The bytes that an entry is about.

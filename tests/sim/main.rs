@@ -11,6 +11,7 @@ mod network;
 mod random;
 mod scenario;
 mod signed;
+mod steps;
 mod table;
 mod truth;
 mod world;
@@ -342,6 +343,7 @@ fn slow_and_failing_disk_takes_longer_and_no_more() {
         store_failure: Ppm::percent(2),
         work_failure: Ppm::percent(20),
         worker_count: 3,
+        ..GOOD
     };
     run_seeds(3, &scenario);
 }

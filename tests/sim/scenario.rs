@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use iotupd::manifest::PublicKey;
 use iotupd::receiver::{ClockUnset, ReceiverConfig, Trust};
-use iotupd::sender::Pacing;
+use iotupd::sender::{Fec, Pacing};
 use iotupd::types::{RateBps, SymbolSize, Time};
 
-use crate::disk::{Before, DiskPlan, GOOD};
+use crate::disk::{Before, DiskPlan, GOOD, PowerPlan};
 use crate::forger::{ForgerPlan, Forgery, HARMFUL, Mask, SIGNATURES};
 use crate::host::{Crash, HostPlan};
 use crate::network::{Faults, Loss, PERFECT};
@@ -44,8 +44,16 @@ pub(crate) fn symbol_size(bytes: u16) -> SymbolSize {
 /// A receiver without limits, on a good network with a good disk.
 pub(crate) fn plain_host(join: Time) -> HostPlan {
     let config = ReceiverConfig { size_max: 1 << 40, timeout: None, idle_timeout: None, decode: true };
-    let (absences, crashes) = (Vec::new(), Vec::new());
-    HostPlan { join, faults: PERFECT, disk: GOOD, config, trust: None, absences, crashes }
+    HostPlan {
+        join,
+        faults: PERFECT,
+        disk: GOOD,
+        config,
+        trust: None,
+        absences: Vec::new(),
+        crashes: Vec::new(),
+        crash_at_step: None,
+    }
 }
 
 /// What only the first key vouches for, from a version on.
@@ -63,6 +71,7 @@ pub(crate) fn plain_server(truth: &Arc<Truth>, pacing: Pacing) -> ServerPlan {
         start_ppm: 0,
         oversleep: Duration::ZERO,
         restarts: Vec::new(),
+        fec: Fec::OFF,
     }
 }
 
@@ -183,6 +192,7 @@ impl Draw {
             start_ppm,
             oversleep,
             restarts,
+            fec: Fec::OFF,
         }
     }
 
@@ -230,6 +240,7 @@ impl Draw {
             store_failure: self.random.pick(&[Ppm(0), Ppm(0), Ppm(500), Ppm::percent(2)]),
             work_failure: self.random.pick(&[Ppm(0), Ppm(0), Ppm::percent(1), Ppm::percent(10)]),
             worker_count: self.random.within(1..=4) as usize,
+            power: PowerPlan::Hostile,
         }
     }
 

@@ -4,9 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use iotupd::digest::{ObjectTree, block_value};
+use iotupd::fec::Encoder;
 use iotupd::limits::BLOCK_SIZE;
 use iotupd::manifest::{DisplayName, Members};
 use iotupd::object::Layout;
+use iotupd::sender::{Content, SentBlock};
 use iotupd::types::{BlockIndex, Digest, ObjectKey, ObjectSize, SymbolSize};
 
 use crate::random::{Ppm, Random};
@@ -82,6 +84,39 @@ impl fmt::Debug for Truth {
         let zero_count = (0..self.size().block_count()).filter(|&block| self.tree.is_zero(BlockIndex(block))).count();
         let (size, version, signed) = (self.bytes.len(), self.version, !self.signature.is_empty());
         write!(f, "{size} bytes, {zero_count} zero blocks, version {version}, signed {signed}")
+    }
+}
+
+/// An object with its repair symbols, as a server has them.
+pub(crate) struct Coded {
+    truth: Arc<Truth>,
+    /// Those of each block that is sent.
+    repair: Vec<Vec<u8>>,
+}
+
+impl Coded {
+    pub(crate) fn new(truth: &Arc<Truth>, symbol_size: SymbolSize, percent: u16) -> Self {
+        let layout = Layout::new(truth.size(), symbol_size);
+        let mut encoder = Encoder::new();
+        let mut repair_of = |block: BlockIndex| {
+            let (start, size) = (block.offset() as usize, layout.block_size(block) as usize);
+            let count = layout.repair_symbol_count(block, percent);
+            let mut repair = vec![0; usize::from(count) * usize::from(layout.shard_size(block))];
+            encoder.encode(&layout, block, &truth.bytes[start..start + size], count, &mut repair);
+            repair
+        };
+        let sent = (0..layout.block_count()).map(BlockIndex).filter(|&block| !truth.tree.is_zero(block));
+        Self { truth: Arc::clone(truth), repair: sent.map(&mut repair_of).collect() }
+    }
+}
+
+impl Content for Coded {
+    fn source(&self) -> &[u8] {
+        &self.truth.bytes
+    }
+
+    fn repair(&self, block: SentBlock) -> Option<&[u8]> {
+        self.repair.get(block.0 as usize).map(Vec::as_slice)
     }
 }
 
