@@ -14,8 +14,8 @@ use tempfile::TempDir;
 
 /// Every namespace's name starts so; the process id and a number follow.
 const PREFIX: &str = "iotup-e2e";
-const TOOLS: [&str; 11] =
-    ["ip", "tc", "nft", "ethtool", "python3", "setpriv", "mount", "umount", "losetup", "fincore", "cc"];
+const TOOLS: [&str; 12] =
+    ["ip", "tc", "nft", "ethtool", "python3", "setpriv", "mount", "umount", "losetup", "fincore", "cc", "minisign"];
 /// The bridge's ports and the hosts' interfaces on it.
 const MAIN: &str = "eth0";
 
