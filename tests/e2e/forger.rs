@@ -79,7 +79,8 @@ fn forged_packets(lab: &Lab, digest: &blake3::Hash) -> PathBuf {
             block,
         };
         let packet = match index % 100 {
-            0 => Header { kind: MANIFEST, position: 0, esi: 0, block: 0, ..data }.packet(&manifest_payload(&text)),
+            0 => Header { kind: MANIFEST, position: 0, esi: 0, block: 0, ..data }
+                .packet(&manifest_payload(text.as_bytes(), &[])),
             _ => data.packet(&payload),
         };
         let size = u16::try_from(packet.len()).expect("a packet fits a datagram");

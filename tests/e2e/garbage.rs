@@ -18,7 +18,7 @@ pub(crate) const CODE_AND_TAG: u8 = ((SYMBOL_SIZE / 64 % 16) as u8) << 4 | 1;
 /// How often each of them is sent.
 const REPETITIONS: u64 = 7;
 /// Sends lines of hexadecimal digits, each as a datagram: group, port, and the interface's address (IPv4) or name (IPv6).
-const SEND_LINES: &str = "
+pub(crate) const SEND_LINES: &str = "
 import socket, sys, time
 group, port, interface = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 if ':' in group:
@@ -128,21 +128,22 @@ fn hashes_payload(tree: u8, group_log2: u8, path_length: u8, value_count: usize)
 /// A manifest packet's payload (section 5) in perfect form whose text says that nobody who does not know `x` may take it.
 fn critical_manifest(digest: &blake3::Hash, size: u64) -> Vec<u8> {
     let text = format!(r#"{{"blake3":"{digest}","critical":["x"],"name":"n","size":{size},"x":1}}"#);
-    manifest_payload(&text)
+    manifest_payload(text.as_bytes(), &[])
 }
 
-/// A manifest packet's payload (section 5) in perfect form with this text.
-pub(crate) fn manifest_payload(text: &str) -> Vec<u8> {
-    let text_size = u16::try_from(text.len()).expect("a short text");
+/// A manifest packet's payload (section 5) of one channel and symbols of 1408 bytes.
+pub(crate) fn manifest_payload(text: &[u8], signature: &[u8]) -> Vec<u8> {
+    let size = |bytes: &[u8]| u16::try_from(bytes.len()).expect("what fits a packet");
     let mut payload = Vec::new();
-    [40, text_size, 0, 0].iter().for_each(|field| payload.extend(field.to_be_bytes()));
+    [40, size(text), size(signature), 0].iter().for_each(|field| payload.extend(field.to_be_bytes()));
     payload.extend(SYMBOL_SIZE.to_be_bytes());
     // Code 1, one channel, no repair symbols, reserved.
     payload.extend([1, 1, 0, 0, 0, 0]);
     // Channel 0 on this very group and port, with a cycle of 8192 and no stated rate.
     payload.extend([0, 0, 0, 0, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 0, 0, 0]);
     payload.extend([0; 16]);
-    payload.extend(text.as_bytes());
+    payload.extend(text);
+    payload.extend(signature);
     payload
 }
 

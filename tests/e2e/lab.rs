@@ -14,8 +14,9 @@ use tempfile::TempDir;
 
 /// Every namespace's name starts so; the process id and a number follow.
 const PREFIX: &str = "iotup-e2e";
-const TOOLS: [&str; 12] =
-    ["ip", "tc", "nft", "ethtool", "python3", "setpriv", "mount", "umount", "losetup", "fincore", "cc", "ss"];
+const TOOLS: [&str; 13] = [
+    "ip", "tc", "nft", "ethtool", "python3", "setpriv", "mount", "umount", "losetup", "fincore", "cc", "ss", "minisign",
+];
 /// The bridge's ports and the hosts' interfaces on it.
 const MAIN: &str = "eth0";
 

@@ -1,7 +1,7 @@
 //! End-to-end tests: the real binaries, on real kernels' networks.
 //!
 //! Every test makes network namespaces of its own (`lab`), starts `iotupd` and `iotupc` in them (`run`), and takes all down
-//! again, even when it panics. They need root and `ip`, `tc`, `nft`, `ethtool`, `python3`, `setpriv`, `losetup`, `fincore`, `mkfs.btrfs` and `cc`, and
+//! again, even when it panics. They need root and `ip`, `tc`, `nft`, `ethtool`, `python3`, `setpriv`, `losetup`, `fincore`, `mkfs.btrfs`, `cc` and `minisign`, and
 //! fail where these are missing: `scripts/test` installs and runs them. Lines that begin with `figure |` are what `scripts/measure` prints.
 
 // These tests live in real time: they wait for real processes.
@@ -25,6 +25,10 @@ mod output;
 mod resume;
 mod run;
 mod servers;
+mod signed;
+#[allow(dead_code, reason = "all tests share it, and none uses all of it")]
+#[path = "../keys/signer.rs"]
+mod signer;
 mod source;
 mod stdout;
 mod stopped;
