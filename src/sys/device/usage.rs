@@ -112,7 +112,7 @@ fn mount_point(mounts: &str, number: &str, number_of: impl Fn(&str) -> Option<St
         let of_device = line.split(' ').nth(2) == Some(number);
         // A file system on several devices has a number of its own, and names one of them.
         let source = line.split_once(" - ").and_then(|(_, rest)| rest.split(' ').nth(1));
-        of_device || source.and_then(|source| number_of(source)).as_deref() == Some(number)
+        of_device || source.and_then(&number_of).as_deref() == Some(number)
     })?;
     // It may hold anything: the kernel writes spaces and line feeds as octal numbers, and control characters are not for terminals.
     let shown: String = line.split(' ').nth(4)?.chars().filter(|character| !character.is_control()).collect();
