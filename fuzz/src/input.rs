@@ -37,8 +37,4 @@ impl<'a> Input<'a> {
         self.0 = rest;
         taken
     }
-
-    pub fn rest(&mut self) -> &'a [u8] {
-        self.take(usize::MAX)
-    }
 }

@@ -35,7 +35,8 @@ pub fn proofs(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let tree = &trees()[input.below(BLOCK_COUNTS.len())];
     let log2 = input.u8() % (GROUP_LOG2_MAX + 1);
-    let first = BlockIndex(u32::from(input.u16()) % tree.size().block_count() >> log2 << log2);
+    let block = u32::from(input.u16()) % tree.size().block_count();
+    let first = BlockIndex(block >> log2 << log2);
     let Some(group) = Group::new(tree.size().block_count(), first, log2) else { return };
     let mut packet = true_packet(tree, &group);
     assert!(is_proved(&packet, tree), "a true packet is believed");
