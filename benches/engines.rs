@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use iotupd::drive::bench::{Blast, DATAGRAM_SIZE, Manner, Object, OurSender, SYMBOL_SIZE, Way};
-use iotupd::drive::serve::EngineChoice;
+use iotupd::drive::serve::{EngineChoice, ImageChoice};
 use iotupd::sender::{Fec, Pacing};
 
 use support::{Noise, Tally, print_machine, say, way};
@@ -80,7 +80,8 @@ fn compare_gathering(object: &Object, blast: &mut Blast) {
 
 /// Block after block, as `--fec 0 --rate max` does it.
 fn unpaced(engine: EngineChoice) -> Manner {
-    Manner { engine, pacing: Pacing::Unpaced, fec: Fec::OFF }
+    let image = if std::env::var("IMG").is_ok() { ImageChoice::On } else { ImageChoice::Off };
+    Manner { engine, pacing: Pacing::Unpaced, fec: Fec::OFF, image }
 }
 
 /// All in turn, so that what the machine does besides meets all alike.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use iotupd::drive::bench::{Manner, OurSender};
-use iotupd::drive::serve::EngineChoice;
+use iotupd::drive::serve::{EngineChoice, ImageChoice};
 use iotupd::sender::{Fec, Pacing};
 
 use support::{Noise, Tally, print_machine, say, way};
@@ -30,22 +30,27 @@ fn pps_vs_pkt_delay(criterion: &mut Criterion) {
         for delay in DELAYS_US {
             let pacing = if delay == 0 { Pacing::Unpaced } else { Pacing::PacketDelay(Duration::from_micros(delay)) };
             let mut tally = Tally::default();
-            let result = OurSender::with(&way, &noise.path, Manner { engine, pacing, fec: Fec::OFF }, |sender| {
-                if delay == 0 {
-                    // Every payload has been hashed once.
-                    sender.send_packets(sender.round_length()).expect("send one pass");
-                }
-                group.bench_function(BenchmarkId::new(sender.engine_name(), format!("{delay}us")), |bencher| {
-                    bencher.iter_custom(|count| {
-                        sender.settle(SETTLING).expect("send");
-                        let lost = sender.lost();
-                        let time = tally.measure(count, |count| sender.send_packets(count).expect("send"));
-                        tally.lost += sender.lost() - lost;
-                        time
+            let result = OurSender::with(
+                &way,
+                &noise.path,
+                Manner { engine, pacing, fec: Fec::OFF, image: ImageChoice::Off },
+                |sender| {
+                    if delay == 0 {
+                        // Every payload has been hashed once.
+                        sender.send_packets(sender.round_length()).expect("send one pass");
+                    }
+                    group.bench_function(BenchmarkId::new(sender.engine_name(), format!("{delay}us")), |bencher| {
+                        bencher.iter_custom(|count| {
+                            sender.settle(SETTLING).expect("send");
+                            let lost = sender.lost();
+                            let time = tally.measure(count, |count| sender.send_packets(count).expect("send"));
+                            tally.lost += sender.lost() - lost;
+                            time
+                        });
                     });
-                });
-                sender.engine_name()
-            });
+                    sender.engine_name()
+                },
+            );
             match result {
                 // A filter of the command line can leave nothing to tell.
                 Ok(name) if tally.per_second() > 0.0 => lines.push(line(name, delay, &tally)),

@@ -9,6 +9,7 @@ pub mod serve;
 mod burst;
 mod choose;
 mod end;
+mod image;
 mod kept;
 mod line;
 mod refusal;
