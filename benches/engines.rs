@@ -12,14 +12,17 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use iotupd::drive::bench::{Blast, DATAGRAM_SIZE, Manner, Object, OurSender, SYMBOL_SIZE, Way};
-use iotupd::drive::serve::EngineChoice;
+use iotupd::drive::serve::{EngineChoice, ImageChoice};
 use iotupd::failure::Failure;
 use iotupd::limits::HEADER_SIZE;
 use iotupd::sender::{Fec, Pacing};
 
 use support::{Noise, Tally, is_measuring, keep, print_machine, say, way};
 
-const ENGINES: [EngineChoice; 2] = [EngineChoice::Uring, EngineChoice::Sendmmsg];
+type Engine = (EngineChoice, ImageChoice);
+const URING: Engine = (EngineChoice::Uring, ImageChoice::Off);
+const SENDMMSG: Engine = (EngineChoice::Sendmmsg, ImageChoice::Off);
+const IMAGE: Engine = (EngineChoice::Uring, ImageChoice::On);
 /// Turns that the contenders take: a machine that slows down slows all of them.
 const TURN_COUNT: u32 = 10;
 /// Symbols that fill an MTU of 9000.
@@ -47,16 +50,16 @@ fn engines(criterion: &mut Criterion) {
         let mut send = |count| blast.send_gathered(&object, SYMBOL_SIZE.into(), &mut next, count).expect("send");
         bencher.iter_custom(|count| Tally::default().measure(count, &mut send));
     });
-    for engine in ENGINES {
+    for engine in [URING, SENDMMSG, IMAGE] {
         let result = with_engine(&way, &noise, engine, |sender| {
-            group.bench_function(BenchmarkId::from_parameter(sender.engine_name()), |bencher| {
+            group.bench_function(BenchmarkId::from_parameter(name(sender, engine)), |bencher| {
                 bencher.iter_custom(|count| {
                     Tally::default().measure(count, |count| sender.send_packets(count).expect("send"))
                 });
             });
         });
         if let Err(failure) = result {
-            say(&format!("{engine:?} is not to be had here: {failure}"));
+            say(&format!("{:?} is not to be had here: {failure}", engine));
         }
     }
     group.finish();
@@ -69,10 +72,10 @@ fn engines(criterion: &mut Criterion) {
 fn with_engine<R>(
     way: &Way,
     noise: &Noise,
-    engine: EngineChoice,
+    (engine, image): Engine,
     body: impl FnOnce(&mut OurSender<'_>) -> R,
 ) -> Result<R, Failure> {
-    let manner = Manner { engine, pacing: Pacing::Unpaced, fec: Fec::OFF };
+    let manner = Manner { engine, pacing: Pacing::Unpaced, fec: Fec::OFF, image };
     OurSender::with(way, &noise.path, manner, |sender| {
         sender.send_packets(sender.round_length()).expect("send one pass");
         body(sender)
@@ -107,13 +110,15 @@ impl<'a> Contender<'a> {
 
 /// All in turn, so that what the machine does besides meets all alike.
 fn compare(way: &Way, noise: &Noise, object: &Object) {
-    let both = with_engine(way, noise, EngineChoice::Uring, |uring| {
-        with_engine(way, noise, EngineChoice::Sendmmsg, |sendmmsg| {
-            contest(way, object, vec![ours(uring), ours(sendmmsg)])
+    let all = with_engine(way, noise, URING, |uring| {
+        with_engine(way, noise, SENDMMSG, |sendmmsg| {
+            with_engine(way, noise, IMAGE, |image| {
+                contest(way, object, vec![ours(uring, URING), ours(sendmmsg, SENDMMSG), ours(image, IMAGE)])
+            })
         })
     });
-    let rows = both.and_then(|rows| rows).or_else(|_| {
-        with_engine(way, noise, EngineChoice::Sendmmsg, |sendmmsg| contest(way, object, vec![ours(sendmmsg)]))
+    let rows = all.and_then(|rows| rows).and_then(|rows| rows).or_else(|_| {
+        with_engine(way, noise, SENDMMSG, |sendmmsg| contest(way, object, vec![ours(sendmmsg, SENDMMSG)]))
     });
     let rows = rows.expect("every Linux has sendmmsg");
     say("method    symbol size  Gbit/s of UDP payload from one core  of the blast");
@@ -124,8 +129,13 @@ fn compare(way: &Way, noise: &Noise, object: &Object) {
     keep("engines", "Gbit/s of UDP payload from one core, nobody receiving", &COLUMNS, &rows);
 }
 
-fn ours<'a>(sender: &'a mut OurSender<'_>) -> Contender<'a> {
-    Contender::new(sender.engine_name(), SYMBOL_SIZE, |count| sender.send_packets(count).expect("send"))
+/// What results call it.
+fn name(sender: &OurSender<'_>, (_, image): Engine) -> &'static str {
+    if image == ImageChoice::On { "image" } else { sender.engine_name() }
+}
+
+fn ours<'a>(sender: &'a mut OurSender<'_>, engine: Engine) -> Contender<'a> {
+    Contender::new(name(sender, engine), SYMBOL_SIZE, |count| sender.send_packets(count).expect("send"))
 }
 
 fn contest<'a>(way: &Way, object: &'a Object, engines: Vec<Contender<'a>>) -> Vec<Vec<String>> {

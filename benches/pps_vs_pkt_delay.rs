@@ -13,7 +13,7 @@ use std::time::Duration;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use iotupd::drive::bench::{Manner, OurSender};
-use iotupd::drive::serve::EngineChoice;
+use iotupd::drive::serve::{EngineChoice, ImageChoice};
 use iotupd::sender::{Fec, Pacing};
 use iotupd::sys::clock;
 
@@ -38,15 +38,20 @@ fn pps_vs_pkt_delay(criterion: &mut Criterion) {
     for engine in ENGINES {
         for delay in DELAYS_US {
             let pacing = if delay == 0 { Pacing::Unpaced } else { Pacing::PacketDelay(Duration::from_micros(delay)) };
-            let result = OurSender::with(&way, &noise.path, Manner { engine, pacing, fec: Fec::OFF }, |sender| {
-                if delay == 0 {
-                    // Every payload has been hashed once.
-                    sender.send_packets(sender.round_length()).expect("send one pass");
-                }
-                // A filter of the command line can leave it out.
-                let is_wanted = sample(&mut group, sender, delay);
-                (is_wanted && is_measuring()).then(|| row(sender.engine_name(), delay, &stretch(sender)))
-            });
+            let result = OurSender::with(
+                &way,
+                &noise.path,
+                Manner { engine, pacing, fec: Fec::OFF, image: ImageChoice::Off },
+                |sender| {
+                    if delay == 0 {
+                        // Every payload has been hashed once.
+                        sender.send_packets(sender.round_length()).expect("send one pass");
+                    }
+                    // A filter of the command line can leave it out.
+                    let is_wanted = sample(&mut group, sender, delay);
+                    (is_wanted && is_measuring()).then(|| row(sender.engine_name(), delay, &stretch(sender)))
+                },
+            );
             match result {
                 Ok(row) => rows.extend(row),
                 Err(failure) => say(&format!("{engine:?} is not to be had here: {failure}")),

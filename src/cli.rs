@@ -87,6 +87,11 @@ pub struct ServerArgs {
     /// How to hand packets to the kernel (auto: io_uring where it may be used)
     #[arg(long, value_name = "ENGINE", value_enum, default_value_t = EngineArg::Auto)]
     pub engine: EngineArg,
+    /// Lay out all packets once, in a file without a name in the cache folder, and send them from there without copying: takes as
+    /// much room and memory as the file with its repair symbols, and pays where the network card cuts messages into packets
+    /// (auto: where that is measured at the start; not below 1 Gbit/s)
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = ImageArg::Off)]
+    pub image: ImageArg,
     /// Where to keep digests of files, so that they need not be read again (default: the user's cache folder)
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
@@ -104,6 +109,17 @@ pub enum EngineArg {
     Uring,
     /// sendmmsg
     Sendmmsg,
+}
+
+/// Whether a server sends from a packet image.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum ImageArg {
+    /// Copy every packet
+    Off,
+    /// Measure at the start
+    Auto,
+    /// Image or nothing
+    On,
 }
 
 /// How fast a server was asked to send.
@@ -141,6 +157,10 @@ impl ServerArgs {
                 "no rate is given, and nothing else keeps the path from being flooded",
             )
             .remedy("give --rate or --pkt-delay"));
+        }
+        if self.image == ImageArg::On && self.engine == EngineArg::Sendmmsg {
+            let cause = "only io_uring sends without copying";
+            return Err(Failure::new(Exit::Usage, "--image on with --engine sendmmsg", cause));
         }
         Ok(())
     }
@@ -475,6 +495,18 @@ mod tests {
     }
 
     #[test]
+    fn image_is_off_unless_asked_for_and_needs_io_uring() {
+        let image = |words: &[&str]| {
+            let args = server(&[&["file", "239.1.1.1"], words].concat()).unwrap();
+            (args.image, args.check(PacingArg::Default).is_ok())
+        };
+        assert_eq!(image(&[]), (ImageArg::Off, true));
+        assert_eq!(image(&["--image", "auto", "--engine", "sendmmsg"]), (ImageArg::Auto, true));
+        assert_eq!(image(&["--image", "on", "--engine", "uring"]), (ImageArg::On, true));
+        assert_eq!(image(&["--image", "on", "--engine", "sendmmsg"]), (ImageArg::On, false));
+    }
+
+    #[test]
     fn repair_symbols_are_half_of_the_file_unless_asked_for() {
         let fec = |words: &[&str]| server(&[&["file", "239.1.1.1"], words].concat()).map(|args| (args.fec, args.run));
         assert_eq!(fec(&[]), Ok((FEC_PERCENT_DEFAULT, RUN_DEFAULT)));
@@ -495,6 +527,7 @@ mod tests {
             ["--fec", "-1"],
             ["--fec", "0.5%"],
             ["--run", "0"],
+            ["--image", "maybe"],
             ["--run", "2049"],
             ["--window", "x"],
         ] {

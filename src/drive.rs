@@ -16,6 +16,7 @@ mod burst;
 mod choose;
 mod destination;
 mod end;
+mod image;
 mod kept;
 mod line;
 mod notices;

@@ -91,6 +91,8 @@ pub const BURST_SIZE_MAX: u64 = 65_536;
 pub const VIRTUAL_SERVER_COUNT_MAX: u32 = 256;
 /// Another virtual server is started for each so many bits per second of the rate.
 pub const VIRTUAL_SERVER_RATE_BPS: u64 = 10_000_000_000;
+/// Below this rate it is not measured whether to send from a packet image: there is little to gain.
+pub const RATE_BPS_IMAGE_MIN: u64 = 1_000_000_000;
 /// The longest PKT_DELAY.
 pub const PKT_DELAY_MAX: Duration = Duration::from_secs(3600);
 

@@ -7,6 +7,7 @@ mod content;
 mod order;
 mod pacer;
 mod share;
+mod stretch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +18,7 @@ pub use carousel::{Carousel, Fec, SentBlock};
 pub use content::Content;
 pub use pacer::{Pacer, Pacing, Round};
 pub use share::Share;
+pub use stretch::{Stretch, WideStep};
 
 use crate::digest::ObjectTree;
 use crate::limits::{
@@ -240,6 +242,13 @@ impl Sender {
         self.cursor.map_or(0, |cursor| cursor.symbol().0)
     }
 
+    /// The data packet of a position, which must be within the cycle.
+    #[must_use]
+    pub fn data_at(&self, position: u64) -> Outgoing {
+        let (block, esi) = self.carousel.symbol_at(position);
+        Outgoing::Data { position: Position::new(position).expect("within the cycle"), block, esi }
+    }
+
     /// [`Self::poll_with`] where there are no repair symbols, or all of them have been computed.
     pub fn poll(&mut self, now: Time) -> Step {
         self.poll_ready(now, |_| true)
@@ -265,10 +274,15 @@ impl Sender {
             return Step::Wait(at);
         }
         let outgoing = self.next(now, manifest_due, is_ready);
-        let size = self.packet_size(&outgoing) as u64 + u64::from(self.ip_overhead);
+        self.spend(self.packet_size(&outgoing));
+        Step::Send(outgoing)
+    }
+
+    /// A packet of so many bytes goes.
+    fn spend(&mut self, packet_size: usize) {
+        let size = packet_size as u64 + u64::from(self.ip_overhead);
         self.pacer.spend(size);
         self.counts.ip_bytes += size;
-        Step::Send(outgoing)
     }
 
     /// Where there is nothing but manifest packets, a late burst must not bring them closer than 1 ms.

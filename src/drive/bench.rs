@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
+use super::image::{Image, ImageChoice};
 use super::line::{EngineChoice, Line};
 use super::repair::Repair;
 use super::virtual_server::{Common, PREFETCH_DISTANCE, Published, Trouble, VirtualServer};
@@ -19,7 +20,9 @@ use crate::failure::{Exit, Failure};
 use crate::limits::{BLOCK_SIZE, GSO_MESSAGE_SIZE_MAX, GSO_SEGMENT_COUNT_MAX, HEADER_SIZE, RECEIVE_BATCH};
 use crate::receiver::{Action, Receiver, ReceiverConfig, Verdict, plain_memory};
 use crate::sender::{Fec, Outgoing, Pacing, Sender, SenderConfig, Step};
-use crate::sys::{Interface, Message, Scratch, SendOptions, SendSocket, SourceFile, SourceMap, Target, clock, memory};
+use crate::sys::{
+    Interface, Memory, Message, Scratch, SendOptions, SendSocket, SourceFile, SourceMap, Target, clock, memory,
+};
 use crate::types::{BlockIndex, SymbolSize, Time};
 
 /// The payload of full data packets: what fills an MTU of 1500.
@@ -83,7 +86,7 @@ impl Blast {
         let socket = way.socket()?;
         let segment_count = (GSO_MESSAGE_SIZE_MAX / datagram_size).min(GSO_SEGMENT_COUNT_MAX);
         let size = segment_count * datagram_size;
-        let message = Message { start: 0, size, segment_size: datagram_size };
+        let message = Message { start: 0, size, segment_size: datagram_size, memory: Memory::Buffer };
         Ok(Self { socket, buffer: vec![0x5a; size], messages: vec![message; BLAST_MESSAGE_COUNT], segment_count })
     }
 
@@ -157,7 +160,8 @@ impl Blast {
 fn full_message(symbol_size: usize) -> (Message, usize) {
     let segment_size = HEADER_SIZE + symbol_size;
     let segment_count = GSO_MESSAGE_SIZE_MAX / segment_size;
-    (Message { start: 0, size: segment_count * segment_size, segment_size }, segment_count)
+    let size = segment_count * segment_size;
+    (Message { start: 0, size, segment_size, memory: Memory::Buffer }, segment_count)
 }
 
 /// A mapped file with what is needed to send it.
@@ -227,6 +231,8 @@ pub struct Manner {
     pub pacing: Pacing,
     /// How many repair symbols, in percent, and in which order all goes.
     pub fec: Fec,
+    /// On, or else off.
+    pub image: ImageChoice,
 }
 
 /// A virtual server that is run by the calling thread.
@@ -255,6 +261,7 @@ impl OurSender<'_> {
             content: object.content,
             repair: Repair::new(std::slice::from_ref(&sender), Some(folder.to_owned()))?,
             hashes: Scratch::new(folder, count).ok(),
+            image: OnceLock::new(),
             stop: AtomicBool::new(false),
             start: OnceLock::new(),
         };
@@ -264,6 +271,10 @@ impl OurSender<'_> {
         let (published, (events, _inbox)) = (Published::default(), mpsc::channel());
         let socket = way.socket()?;
         let gso = socket.gso();
+        if manner.image == ImageChoice::On {
+            let image = Image::of_cycle(folder, sender.carousel())?;
+            common.image.set(image).expect("it has none yet");
+        }
         let line = Line::new(socket, manner.engine, format!("send to {}", way.group))?;
         let engine = line.engine_name();
         let server = VirtualServer::new(sender, line, gso, &common, &published, &events);

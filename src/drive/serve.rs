@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+pub use super::image::ImageChoice;
+use super::image::{self, ImageMaker};
 pub use super::line::EngineChoice;
 use super::manifest_file::ManifestFile;
 use super::repair::Repair;
 use super::report::{self, Report};
-use super::virtual_server::{self, Common, Event, Published, Recipe, Totals, Trouble};
+use super::virtual_server::{self, Common, Event, Findings, Published, Recipe, Totals, Trouble};
 use super::{choose, digest_file};
 use crate::digest::ObjectTree;
 use crate::failure::{Exit, Failure, shown};
@@ -30,6 +32,9 @@ use crate::types::{Digest, ObjectKey, RateBps, SymbolSize, Time};
 
 /// Between two looks at signals and at the source file.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Messages from a packet image before it is said that it is of no use.
+const IMAGE_MESSAGES_JUDGED_MIN: u64 = 1000;
 
 /// What to send, where, and how fast.
 #[derive(Clone, Debug)]
@@ -60,7 +65,9 @@ pub struct ServeOptions {
     pub bind_addr: Option<IpAddr>,
     /// How to send.
     pub engine: EngineChoice,
-    /// Where digests are cached.
+    /// Whether to send from a packet image.
+    pub image: ImageChoice,
+    /// Where digests are cached, and what is computed once is kept.
     pub cache_dir: Option<PathBuf>,
 }
 
@@ -330,6 +337,7 @@ impl<'a> Server<'a> {
             "start_position": start,
             "cycle_length": plan.cycle_length,
             "round_length": plan.round_length,
+            "image": self.options.image == ImageChoice::On,
             "virtual_servers": plan.origins.iter().map(origin).collect::<Vec<_>>(),
         });
         self.report.event("sending", fields, Some(line));
@@ -342,10 +350,12 @@ impl<'a> Server<'a> {
     /// Runs all virtual servers, each in its thread, and watches them and the file.
     fn run(&mut self, senders: Vec<Sender>, sockets: Vec<SendSocket>) -> Result<Outcome, Failure> {
         let count = senders.len();
+        let folder = self.options.cache_dir.clone().or_else(digest_file::default_cache_dir);
         let common = Common {
             content: self.file.map()?,
-            repair: Repair::new(&senders, self.options.cache_dir.clone().or_else(digest_file::default_cache_dir))?,
+            repair: Repair::new(&senders, folder.clone())?,
             hashes: room_for_hashes(self.options, &senders[0]),
+            image: image::made(self.options.image, folder.clone(), senders[0].carousel())?,
             stop: AtomicBool::new(false),
             start: OnceLock::new(),
         };
@@ -353,6 +363,7 @@ impl<'a> Server<'a> {
         let what = format!("send to {} on {}", self.options.group, self.interface.name);
         let (events, inbox) = mpsc::channel();
         let published = std::mem::take(&mut self.published);
+        let mut maker = self.image_maker(&senders[0], folder);
         let outcome = std::thread::scope(|scope| {
             let spawn = |(index, (sender, socket)): (usize, (Sender, SendSocket))| {
                 let part = Share::new(u32::try_from(index).unwrap_or(0), u32::try_from(count).unwrap_or(1));
@@ -362,6 +373,8 @@ impl<'a> Server<'a> {
                     sender,
                     socket,
                     engine: self.options.engine,
+                    needs_image: common.image.get().is_some(),
+                    trial: maker.as_mut().and_then(ImageMaker::take_trial),
                     what: what.clone(),
                     processor: (count > 1).then(|| processors[index % processors.len()]),
                 };
@@ -373,6 +386,10 @@ impl<'a> Server<'a> {
                 })
             };
             let spawned = senders.into_iter().zip(sockets).enumerate().try_for_each(spawn);
+            if let Some(maker) = maker {
+                let (common, events) = (&common, events.clone());
+                scope.spawn(move || maker.run(&common.image, &events));
+            }
             let spawned = spawned.and_then(|()| common.repair.spawn(scope, &common.content, &common.stop, count));
             let outcome = spawned.and_then(|()| self.watch(&common, &published, &inbox));
             common.stop();
@@ -380,6 +397,13 @@ impl<'a> Server<'a> {
         });
         self.published = published;
         outcome
+    }
+
+    /// Who tries whether an image pays, where that is to be found out.
+    fn image_maker(&self, sender: &Sender, folder: Option<PathBuf>) -> Option<ImageMaker> {
+        let pacing = self.options.pacing.filter(|pacing| virtual_server::is_worthwhile(*pacing));
+        let is_asked_for = self.options.image == ImageChoice::Auto && image::is_of_use(sender.carousel());
+        pacing.filter(|_| is_asked_for).map(|_| ImageMaker::new(folder, sender.carousel().clone()))
     }
 
     /// Waits until all are ready, starts them, and looks after them until all are done or one fails.
@@ -394,6 +418,7 @@ impl<'a> Server<'a> {
         while left > 0 {
             match inbox.recv_timeout(LOOK_INTERVAL) {
                 Ok(Event::Warning(text)) => self.warn(text),
+                Ok(Event::Tried(findings, result)) => self.tell_findings(&findings, result),
                 Ok(Event::Ended(Ok(()))) => left -= 1,
                 Ok(Event::Ended(Err(trouble))) => return Err(self.failure_of(trouble)),
                 Ok(Event::Ready(_)) | Err(_) => {}
@@ -417,7 +442,7 @@ impl<'a> Server<'a> {
             match inbox.recv() {
                 Ok(Event::Ready(name)) => (engine, ready) = (name, ready + 1),
                 Ok(Event::Ended(Err(trouble))) => return Err(self.failure_of(trouble)),
-                Ok(Event::Warning(_) | Event::Ended(Ok(()))) | Err(_) => {}
+                Ok(Event::Warning(_) | Event::Tried(..) | Event::Ended(Ok(()))) | Err(_) => {}
             }
         }
         // Not before: whoever wants to write waits for the next look.
@@ -433,6 +458,25 @@ impl<'a> Server<'a> {
             Trouble::Torn => self.changed(),
             Trouble::Failed(failure) => failure,
         }
+    }
+
+    fn tell_findings(&mut self, findings: &Findings, result: Result<(), Failure>) {
+        let [copied, image] = [findings.copied_bps, findings.image_bps].map(report::rate);
+        let text = match (&result, findings.are_good()) {
+            (_, false) => format!("packet image: off, {image} of one core against {copied} by copying"),
+            (Ok(()), true) => format!("packet image: on, {image} of one core against {copied} by copying"),
+            (Err(failure), true) => {
+                format!("packet image: off, though {image} of one core against {copied}: {failure}")
+            }
+        };
+        let fields = json!({
+            "on": findings.are_good() && result.is_ok(),
+            "copied_bps": findings.copied_bps,
+            "image_bps": findings.image_bps,
+            "image_sent": findings.usage.sent,
+            "image_copied": findings.usage.copied,
+        });
+        self.report.event("image", fields, Some(text));
     }
 
     fn warn(&mut self, text: String) {
@@ -455,6 +499,10 @@ impl<'a> Server<'a> {
             self.warn(format!("{} has changed: going on with the content as it was", shown(&self.options.file)));
         }
         self.say_if_replaced();
+        if totals.refusals.image.copied * 2 > totals.refusals.image.sent.max(IMAGE_MESSAGES_JUDGED_MIN) {
+            let text = "of a packet image is copied all the same by what it is sent on, or by a receiver on this host";
+            self.warn(format!("most {text}: leave --image out, or try --image auto"));
+        }
         if self.report.is_due(now) {
             let (passes, counts) = (self.passes(totals), totals.counts);
             let seconds = now.since(self.started).as_secs_f64();
@@ -507,6 +555,8 @@ impl<'a> Server<'a> {
             "refused": totals.refusals.refused,
             "queue_drops": totals.refusals.queue_drops,
             "icmp_errors": totals.refusals.icmp_errors,
+            "image_sent": totals.refusals.image.sent,
+            "image_copied": totals.refusals.image.copied,
         })
     }
 
@@ -522,8 +572,15 @@ impl<'a> Server<'a> {
         let mut fields = self.figures(now, &totals);
         fields["exit"] = (exit as u8).into();
         fields["message"] = message.as_str().into();
+        let usage = totals.refusals.image;
+        let from_image = match usage.sent {
+            0 => String::new(),
+            sent => {
+                format!(", {sent} messages from the packet image, of which {} were copied all the same", usage.copied)
+            }
+        };
         let line = format!(
-            "{message} after {:.2} passes, {} in {}",
+            "{message} after {:.2} passes, {} in {}{from_image}",
             self.passes(&totals),
             report::bytes(totals.counts.ip_bytes),
             report::span(now.since(self.started).as_secs_f64())
