@@ -24,6 +24,5 @@ mod resume;
 mod run;
 mod servers;
 mod source;
-mod stopped;
 mod transfer;
 mod virtual_servers;
