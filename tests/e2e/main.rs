@@ -31,7 +31,6 @@ mod signed;
 mod signer;
 mod source;
 mod stdout;
-mod stopped;
 mod targets;
 mod transfer;
 mod virtual_servers;
