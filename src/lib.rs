@@ -74,3 +74,8 @@ pub mod sys;
 
 pub mod cli;
 pub mod drive;
+
+#[cfg(test)]
+#[allow(dead_code, reason = "all tests share it, and none uses all of it")]
+#[path = "../tests/keys/signer.rs"]
+mod signer;

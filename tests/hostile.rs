@@ -160,13 +160,12 @@ impl World {
             let (sender, _) = sender_of(content, 1408, change);
             self.packets.push(packet(&sender, content, &Outgoing::Manifest));
         }
-        let signatures: [fn(&[u8]) -> Vec<u8>; 4] = [
-            |_| Vec::new(),
-            |text| SECOND.sign(text, ""),
-            |_| FIRST.sign(b"another text", ""),
-            |text| FIRST.sign_legacy(text, ""),
-        ];
-        for sign in signatures {
+        type Sign = fn(&[u8]) -> Vec<u8>;
+        let unsigned: Sign = |_| Vec::new();
+        let by_another: Sign = |text| SECOND.sign(text, "");
+        let of_another: Sign = |_| FIRST.sign(b"another text", "");
+        let legacy: Sign = |text| FIRST.sign_legacy(text, "");
+        for sign in [unsigned, by_another, of_another, legacy] {
             let (sender, _) = signed_sender_of(content, 1408, |_| {}, sign);
             self.packets.push(packet(&sender, content, &Outgoing::Manifest));
         }

@@ -52,7 +52,7 @@ mod tests {
         let keys = load(&[path.clone(), line.into()]).unwrap();
         assert_eq!(keys[0], keys[1]);
         std::fs::write(&path, line).unwrap();
-        assert_eq!(load(&[path.clone()]).unwrap_err().exit, Exit::BadData, "a file without its comment");
+        assert_eq!(load(std::slice::from_ref(&path)).unwrap_err().exit, Exit::BadData, "a file without its comment");
         std::fs::write(&path, vec![b'x'; FILE_SIZE_MAX + 1]).unwrap();
         assert_eq!(load(&[path]).unwrap_err().exit, Exit::BadData);
         assert_eq!(load(&[folder.path().join("none")]).unwrap_err().exit, Exit::NoInput);

@@ -4,10 +4,7 @@ use crate::manifest::{DisplayName, Members};
 use crate::types::{BlockIndex, ObjectSize};
 use std::fs;
 
-#[allow(dead_code, reason = "all tests share it, and none uses all of it")]
-#[path = "../../../tests/keys/signer.rs"]
-mod signer;
-use signer::{FIRST, TestKey};
+use crate::signer::{FIRST, TestKey};
 
 fn tree(bytes: &[u8]) -> ObjectTree {
     let size = ObjectSize::new(bytes.len() as u64).unwrap();

@@ -1,10 +1,6 @@
 use super::*;
+use crate::signer::{FIRST, SECOND, TestKey};
 use proptest::prelude::*;
-use signer::{FIRST, SECOND, TestKey};
-
-#[allow(dead_code, reason = "all tests share it, and none uses all of it")]
-#[path = "../../../tests/keys/signer.rs"]
-mod signer;
 
 const TEXT: &[u8] = b"what is signed";
 /// Made by the program minisign 0.11.

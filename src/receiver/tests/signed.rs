@@ -5,11 +5,7 @@ use crate::limits::{
     CHOICE_TIME, CHOICE_TIME_MAX, FALSE_SIGNATURE_COUNT_MAX, SUCCESSION_SILENCE_MAX, UNVERIFIED_COUNT_MAX,
 };
 use crate::manifest::{DisplayName, PublicKey};
-use signer::{FIRST, SECOND, TestKey};
-
-#[allow(dead_code, reason = "all tests share it, and none uses all of it")]
-#[path = "../../../tests/keys/signer.rs"]
-mod signer;
+use crate::signer::{FIRST, SECOND, TestKey};
 
 fn trust(keys: &[&TestKey]) -> Trust {
     let keys = keys.iter().map(|key| PublicKey::parse(key.public()).unwrap()).collect();
