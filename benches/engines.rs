@@ -58,6 +58,27 @@ fn engines(criterion: &mut Criterion) {
     group.finish();
     compare(&way, &noise, &object, &mut blast);
     compare_gathering(&object, &mut blast);
+    compare_image(&way, &noise, &mut blast);
+}
+
+/// What it brings not to copy. Worth a look on a device that cuts messages into packets by itself, as an `ifb` device does.
+fn compare_image(way: &Way, noise: &Noise, blast: &mut Blast) {
+    let image = Manner { image: ImageChoice::On, ..unpaced(EngineChoice::Uring) };
+    let (mut most, mut ours) = (Tally::default(), Tally::default());
+    let result = OurSender::with(way, &noise.path, image, |sender| {
+        sender.send_packets(sender.round_length()).expect("send one pass");
+        for _ in 0..TURN_COUNT {
+            most.measure(TURN_PACKETS, |count| blast.send_packets(count).expect("send"));
+            ours.measure(TURN_PACKETS, |count| sender.send_packets(count).expect("send"));
+        }
+    });
+    match result {
+        Err(failure) => say(&format!("a packet image is not to be had here: {failure}")),
+        Ok(()) => {
+            let [most, ours] = [most, ours].map(|tally| tally.per_second() * DATAGRAM_SIZE as f64 * 8e-9);
+            say(&format!("blast {most:6.1}  packet image {ours:6.1}  {:.3}", ours / most));
+        }
+    }
 }
 
 /// Whether it pays to let the kernel gather what the virtual servers copy.
@@ -80,8 +101,7 @@ fn compare_gathering(object: &Object, blast: &mut Blast) {
 
 /// Block after block, as `--fec 0 --rate max` does it.
 fn unpaced(engine: EngineChoice) -> Manner {
-    let image = if std::env::var("IMG").is_ok() { ImageChoice::On } else { ImageChoice::Off };
-    Manner { engine, pacing: Pacing::Unpaced, fec: Fec::OFF, image }
+    Manner { engine, pacing: Pacing::Unpaced, fec: Fec::OFF, image: ImageChoice::Off }
 }
 
 /// All in turn, so that what the machine does besides meets all alike.

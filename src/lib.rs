@@ -30,7 +30,8 @@
 //! (`drive::virtual_server`), each a thread with a sender, a socket and an engine of its own; they share the mapped source, the
 //! hashes of its payloads and the repair symbols, which `drive::repair` computes in the background. Each composes bursts in
 //! one buffer and hands them to io_uring (`sys::UringSocket`) or `sendmmsg` (`sys::SendSocket`), which send equal-sized neighbours as one GSO
-//! message. What the kernel refuses is sent again (`drive::line`); only errors of this host count, not what ICMP claims. The main
+//! message. Where asked for, the packets of a cycle are laid out once in a *packet image* (`drive::image`) and go from there without being
+//! copied. What the kernel refuses is sent again (`drive::line`); only errors of this host count, not what ICMP claims. The main
 //! thread watches the file, the signals and the clock.
 //!
 //! On the other side `sys::ReceiveSocket` fills a batch, `receiver::Receiver` judges every datagram and answers where its payload
@@ -47,7 +48,7 @@
 //! | `.NAME.part` | the object as far as it has come, repair symbols among it | nothing, until a block's digest is right |
 //! | `.NAME.slots` | which symbol is in which slot, and its hash (`receiver`, module `slots`) | nothing: it says where to look |
 //! | `.NAME.object` | which object the two belong to (`sys::target`) | only to set them aside |
-//! | unnamed, in the cache folder | payload hashes and repair symbols of a server | as memory is |
+//! | unnamed, in the cache folder | payload hashes, repair symbols and packet image of a server | as memory is |
 
 #![deny(unsafe_code)]
 
