@@ -30,7 +30,8 @@
 //! (`drive::virtual_server`), each a thread with a sender, a socket and an engine of its own; they share the mapped source, the
 //! hashes of its payloads and the repair symbols, which `drive::repair` computes in the background. Each composes bursts in
 //! one buffer and hands them to io_uring (`sys::UringSocket`) or `sendmmsg` (`sys::SendSocket`), which send equal-sized neighbours as one GSO
-//! message. What the kernel refuses is sent again (`drive::line`); only errors of this host count, not what ICMP claims. The main
+//! message. Where asked for, the packets of a cycle are laid out once in a *packet image* (`drive::image`) and go from there without being
+//! copied. What the kernel refuses is sent again (`drive::line`); only errors of this host count, not what ICMP claims. The main
 //! thread watches the file, the signals and the clock.
 //!
 //! On the other side `sys::ReceiveSocket` fills a batch, `receiver::Receiver` judges every datagram and answers where its payload
@@ -53,7 +54,7 @@
 //! | the device, with `--device` | the same as in the `.part` | the same |
 //! | `.KERNELNAME.slots`, with `--state-dir` | the same as in `.NAME.slots` | nothing |
 //! | unnamed, in the spool folder | the same as in the `.part`, of what goes to standard output | nothing: each block is verified again when it is printed |
-//! | unnamed, in the cache folder | payload hashes and repair symbols of a server | as memory is |
+//! | unnamed, in the cache folder | payload hashes, repair symbols and packet image of a server | as memory is |
 
 #![deny(unsafe_code)]
 

@@ -235,3 +235,125 @@ fn check_room(
     };
     Err(Failure::new(Exit::CannotCreate, what(), cause).remedy(remedy))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::digest::{ObjectTree, block_value};
+    use crate::fec::Encoder;
+    use crate::sender::{Content, Fec, Outgoing, Pacing, Sender, SenderConfig, SentBlock};
+    use crate::types::{ObjectSize, SymbolSize};
+
+    const MIB: usize = 1 << 20;
+
+    struct Coded(Vec<u8>, Vec<Vec<u8>>);
+
+    impl Content for Coded {
+        fn source(&self) -> &[u8] {
+            &self.0
+        }
+
+        fn repair(&self, block: SentBlock) -> Option<&[u8]> {
+            self.1.get(block.0 as usize).map(Vec::as_slice)
+        }
+    }
+
+    fn sender_of(size: usize, percent: u16) -> (Sender, Coded) {
+        let bytes: Vec<u8> = (0..size).map(|i| (i * 31 + (i >> 11)) as u8 | 1).collect();
+        let object_size = ObjectSize::new(size as u64).unwrap();
+        let blocks = || (0..).map(BlockIndex).zip(bytes.chunks(MIB));
+        let values: Vec<_> = blocks().map(|(block, part)| block_value(object_size, block, part)).collect();
+        let tree = Arc::new(ObjectTree::new(object_size, values, blocks().map(|_| false).collect()));
+        let config = SenderConfig {
+            symbol_size: SymbolSize::new(1408).unwrap(),
+            payload_size_max: 1408,
+            ip_overhead: 28,
+            pacing: Pacing::PacketDelay(Duration::from_micros(1)),
+            start_ppm: 0,
+            fec: Fec::new(percent),
+            passes: None,
+            manifest_text: b"{}".to_vec(),
+        };
+        let sender = Sender::new(tree, &config).unwrap();
+        let layout = sender.carousel().layout();
+        let repair = blocks().map(|(block, part)| {
+            let count = sender.carousel().repair_symbol_count(block);
+            let mut out = vec![0; usize::from(count) * usize::from(layout.shard_size(block))];
+            Encoder::new().encode(layout, block, part, count, &mut out);
+            out
+        });
+        let repair = repair.collect();
+        (sender, Coded(bytes, repair))
+    }
+
+    fn composed(sender: &Sender, content: &Coded, outgoing: &Outgoing) -> Vec<u8> {
+        let mut packet = vec![0; sender.packet_size(outgoing)];
+        sender.compose(outgoing, content, &[], &mut packet);
+        packet
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        /// In whatever order they are laid out, and however often they are asked for again.
+        #[test]
+        fn packets_of_the_image_are_those_that_would_be_composed(
+            size in 1409usize..2 * MIB + 9000, percent in prop::sample::select(vec![0u16, 50]),
+            places in prop::collection::vec(any::<u64>(), 200),
+        ) {
+            let (sender, content) = sender_of(size, percent);
+            let folder = tempfile::tempdir().unwrap();
+            let image = Image::of_cycle(folder.path(), sender.carousel()).unwrap();
+            for pass in 0..3 {
+                for place in &places {
+                    let outgoing = sender.data_at(place % sender.carousel().cycle_length());
+                    let Outgoing::Data { position, .. } = outgoing else { unreachable!("a data packet") };
+                    let expected = composed(&sender, &content, &outgoing);
+                    let start = image.packet(position, expected.len(), |out| {
+                        assert_eq!(pass, 0, "it is composed once");
+                        out.copy_from_slice(&expected);
+                        true
+                    });
+                    let bytes = image.slots().bytes(start.unwrap(), expected.len());
+                    prop_assert_eq!(bytes, Some(&expected[..]));
+                }
+            }
+            prop_assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the image has no name");
+        }
+
+        #[test]
+        fn no_message_touches_more_pages_than_the_kernel_takes(start in 0usize..1 << 30, size in 1usize..=GSO_MESSAGE_SIZE_MAX) {
+            let pages = (start + size - 1) / PAGE_SIZE_MIN - start / PAGE_SIZE_MIN + 1;
+            prop_assert!(pages <= fragment_count_max(size) && pages <= FRAGMENT_COUNT_MAX);
+        }
+    }
+
+    #[test]
+    fn packet_that_is_not_right_or_not_of_the_cycle_is_not_had_from_the_image() {
+        let (sender, _) = sender_of(10_000, 0);
+        let folder = tempfile::tempdir().unwrap();
+        let image = Image::of_cycle(folder.path(), sender.carousel()).unwrap();
+        let at = |position| Position::new(position).unwrap();
+        assert_eq!(image.packet(at(1), 100, |_| false), None);
+        assert_eq!(image.packet(at(1), 100, |_| panic!("it is given up")), None);
+        assert_eq!(image.packet(Position::OUTSIDE, 100, |_| panic!("it has no place")), None);
+        assert_eq!(image.packet(at(sender.carousel().cycle_length()), 100, |_| panic!("it has no place")), None);
+        assert_eq!(image.full_count(0, 10), 0);
+    }
+
+    #[test]
+    fn image_that_does_not_fit_is_refused_with_what_is_missing() {
+        let (sender, _) = sender_of(3 * MIB, 50);
+        let needed = sender.carousel().cycle_length() * slot_size(sender.carousel()) as u64;
+        let check = |free, available| check_room(|| "keep".into(), sender.carousel(), free, available);
+        assert_eq!(check(needed, None), Ok(()));
+        assert_eq!(check(needed, Some(needed * 2)), Ok(()));
+        let failure = check(needed - 1, None).unwrap_err();
+        assert!(failure.exit == Exit::CannotCreate && failure.to_string().contains("are free"), "{failure}");
+        let failure = check(needed, Some(needed)).unwrap_err();
+        assert!(failure.to_string().contains("of memory can be spared"), "{failure}");
+    }
+}
