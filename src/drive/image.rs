@@ -277,6 +277,7 @@ mod tests {
             fec: Fec::new(percent),
             passes: None,
             manifest_text: b"{}".to_vec(),
+            manifest_signature: Vec::new(),
         };
         let sender = Sender::new(tree, &config).unwrap();
         let layout = sender.carousel().layout();

@@ -1,5 +1,7 @@
 //! The server's loop: asks the machine what is due, composes it, and hands it to the kernel, for ever or for some passes.
 
+mod defaults;
+
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -9,6 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use self::defaults::{default_pacing, start_of_host, virtual_server_count};
 pub use super::image::ImageChoice;
 use super::image::{self, ImageMaker};
 pub use super::line::EngineChoice;
@@ -19,10 +22,7 @@ use super::virtual_server::{self, Common, Event, Findings, Published, Recipe, To
 use super::{choose, digest_file};
 use crate::digest::ObjectTree;
 use crate::failure::{Exit, Failure, shown};
-use crate::limits::{
-    MTU_DEFAULT_MAX, MTU_ROUTED, PACKET_OVERHEAD, RATE_BPS_DEFAULT, SYMBOL_SIZE_MIN, VIRTUAL_SERVER_COUNT_MAX,
-    VIRTUAL_SERVER_RATE_BPS,
-};
+use crate::limits::{MTU_DEFAULT_MAX, MTU_ROUTED, PACKET_OVERHEAD, SYMBOL_SIZE_MIN};
 use crate::manifest::{DisplayName, KeyId, Members};
 use crate::sender::{Fec, Pacing, Sender, SenderConfig, Share, Unsendable};
 use crate::sys::{
@@ -112,31 +112,6 @@ fn open_socket(options: &ServeOptions, interface: &Interface) -> Result<SendSock
     })
 }
 
-/// RFC 8085, section 4.1.1, asks for restraint where nothing tells of congestion.
-fn default_pacing(interface: &Interface) -> Result<Pacing, Failure> {
-    if interface.wireless {
-        let what = format!("choose a rate for {}", interface.name);
-        let cause = "multicast on wireless goes at the slowest rate, which is not known";
-        return Err(Failure::new(Exit::Usage, what, cause).remedy("give --rate, such as 2M"));
-    }
-    let half_link = interface.speed_bps.map_or(u64::MAX, |speed| speed / 2);
-    let rate = RateBps::new(RATE_BPS_DEFAULT.min(half_link).max(1)).expect("100 Mbit/s or less");
-    Ok(Pacing::DefaultRate(rate))
-}
-
-/// How many virtual servers there are unless the user says: what one core is known to send, on as many cores as there are.
-fn virtual_server_count(options: &ServeOptions, pacing: Pacing, processors: usize) -> u32 {
-    let processors = u32::try_from(processors).unwrap_or(u32::MAX).max(1);
-    options.virtual_servers.unwrap_or_else(|| match pacing {
-        Pacing::PacketDelay(_) => 1,
-        Pacing::Unpaced => processors.min(VIRTUAL_SERVER_COUNT_MAX),
-        Pacing::Rate(rate) | Pacing::DefaultRate(rate) => {
-            let needed = rate.bits_per_second().div_ceil(VIRTUAL_SERVER_RATE_BPS);
-            u32::try_from(needed).unwrap_or(u32::MAX).min(processors).min(VIRTUAL_SERVER_COUNT_MAX)
-        }
-    })
-}
-
 fn new_senders(
     options: &ServeOptions,
     interface: &Interface,
@@ -181,14 +156,6 @@ fn new_senders(
     let count = count.min(u32::try_from(first.carousel().round_length()).unwrap_or(u32::MAX)).max(1);
     let shares = (0..count).filter_map(|index| Share::new(index, count));
     shares.map(|share| Sender::with_share(Arc::clone(&tree), &config, share).map_err(unsendable)).collect()
-}
-
-/// Servers on different hosts start at different places without being told to.
-fn start_of_host(object: &[u8; 12], interface: &str) -> u32 {
-    let host = std::fs::read("/etc/machine-id").or_else(|_| std::fs::read("/proc/sys/kernel/hostname"));
-    let seed = [object, interface.as_bytes(), &host.unwrap_or_default()].concat();
-    let place = xxhash_rust::xxh3::xxh3_64(&seed) % 1_000_000;
-    u32::try_from(place).expect("less than a million")
 }
 
 /// Room for the hash of every payload, where there is any: without it they are computed for every packet.

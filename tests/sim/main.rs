@@ -8,6 +8,7 @@ mod disk;
 mod forger;
 mod host;
 mod network;
+mod plan;
 mod random;
 mod scenario;
 mod signed;
