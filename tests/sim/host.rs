@@ -13,8 +13,7 @@ use iotupd::fec::Decoder;
 use iotupd::limits::{HEADER_SIZE, SENDER_COUNT_MAX, WAITING_SIZE_MAX};
 use iotupd::object::{Layout, block_size};
 use iotupd::receiver::{
-    Action, Counts, GiveUp, Kept, Notice, Receiver, ReceiverConfig, SenderEntry, SlotEntry, Store, Trust, Verdict,
-    Work, hash_of,
+    Action, Counts, GiveUp, Kept, Notice, Receiver, SenderEntry, SlotEntry, Store, Verdict, Work, hash_of,
 };
 use iotupd::types::{BlockIndex, Esi, SymbolSize, Time};
 use iotupd::wire::payload_hash;
