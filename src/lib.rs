@@ -75,8 +75,3 @@ pub mod sys;
 
 pub mod cli;
 pub mod drive;
-
-#[cfg(test)]
-#[allow(dead_code, reason = "all tests share it, and none uses all of it")]
-#[path = "../tests/keys/signer.rs"]
-mod signer;

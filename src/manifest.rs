@@ -9,6 +9,10 @@
 mod canonical;
 mod signature;
 #[cfg(test)]
+#[allow(dead_code, reason = "all tests share it, and none uses all of it")]
+#[path = "../tests/keys/signer.rs"]
+pub(crate) mod signer;
+#[cfg(test)]
 mod tests;
 
 use std::ffi::OsStr;

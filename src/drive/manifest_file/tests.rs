@@ -4,7 +4,7 @@ use crate::manifest::{DisplayName, Members};
 use crate::types::{BlockIndex, ObjectSize};
 use std::fs;
 
-use crate::signer::{FIRST, TestKey};
+use crate::manifest::signer::{FIRST, TestKey};
 
 fn tree(bytes: &[u8]) -> ObjectTree {
     let size = ObjectSize::new(bytes.len() as u64).unwrap();

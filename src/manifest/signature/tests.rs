@@ -1,5 +1,5 @@
 use super::*;
-use crate::signer::{FIRST, SECOND, TestKey};
+use crate::manifest::signer::{FIRST, SECOND, TestKey};
 use proptest::prelude::*;
 
 const TEXT: &[u8] = b"what is signed";

@@ -4,8 +4,8 @@ use super::*;
 use crate::limits::{
     CHOICE_TIME, CHOICE_TIME_MAX, FALSE_SIGNATURE_COUNT_MAX, SUCCESSION_SILENCE_MAX, UNVERIFIED_COUNT_MAX,
 };
+use crate::manifest::signer::{FIRST, SECOND, TestKey};
 use crate::manifest::{DisplayName, PublicKey};
-use crate::signer::{FIRST, SECOND, TestKey};
 
 fn trust(keys: &[&TestKey]) -> Trust {
     let keys = keys.iter().map(|key| PublicKey::parse(key.public()).unwrap()).collect();
