@@ -2,16 +2,13 @@
 
 use crate::receiver::Notice;
 
-/// What kind of notice it is, and its text, for a receiver that listens to `group` on `interface`.
-pub(super) fn words(notice: &Notice, group: &str, interface: &str) -> (&'static str, String) {
+/// What kind of notice it is, and its text, for a receiver that listens to `group` on `interface`, and what limits the size of its object.
+pub(super) fn words(notice: &Notice, group: &str, interface: &str, limits: &str) -> (&'static str, String) {
     match notice {
         Notice::ManifestRefused(refusal) => ("manifest_refused", format!("a manifest is refused: {refusal}")),
         Notice::TooLarge { size, size_max } => (
             "too_large",
-            format!(
-                "the file on the group has {} bytes, at most {size_max} are allowed (see --max-size and the free space)",
-                size.bytes()
-            ),
+            format!("the file on the group has {} bytes, at most {size_max} are allowed ({limits})", size.bytes()),
         ),
         Notice::Distrusted(distrust) => ("not_trusted", format!("a manifest is not trusted: {distrust}")),
         Notice::ExpiryUnknown => (

@@ -388,7 +388,8 @@ impl Transfer<'_> {
             if matches!(notice, Notice::BlockFailed(_)) && failed > FAILED_BLOCKS_TOLD {
                 continue;
             }
-            let (kind, text) = notices::words(&notice, &self.options.group.to_string(), &self.interface);
+            let (kind, text) =
+                notices::words(&notice, &self.options.group.to_string(), &self.interface, self.output.limits());
             self.report.notice(kind, &text);
         }
         if self.socket.dropped_buffers() > 0 && !self.said_host_drops {

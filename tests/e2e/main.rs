@@ -19,6 +19,7 @@ mod files;
 mod forger;
 mod garbage;
 mod icmp;
+mod image;
 mod lab;
 mod loss;
 mod output;
