@@ -29,7 +29,7 @@ fn image_serves_receivers_that_are_there_and_those_that_come_late() {
         let _ = early.wait().completed();
         assert_same(&lab.path("early"), &source);
         // By now every packet is in the image: all that this one gets comes from there.
-        let sent_before = server.wait_for_event("progress");
+        let sent_before = server.wait_for_event("status");
         let late = receive(&late_host, &lab.path("late"), family.group()).wait();
         let end = late.completed();
         assert_same(&lab.path("late"), &source);
