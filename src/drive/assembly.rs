@@ -127,8 +127,10 @@ impl Assembly {
 
     /// A batch has been taken: measures how fast they come, and gives up blocks that wait for too long.
     pub(super) fn tick(&mut self, now: Time) {
-        if now.since(self.window.began) >= PATIENCE {
-            self.is_fast = self.window.bytes >= BLOCK_SIZE;
+        let elapsed = now.since(self.window.began);
+        if elapsed >= PATIENCE {
+            // What has piled up while nobody looked says nothing of how fast it comes.
+            self.is_fast = elapsed < 2 * PATIENCE && self.window.bytes >= BLOCK_SIZE;
             self.window = Window { began: now, bytes: 0 };
         }
         let is_over = |open: &mut Assembled| now.since(open.began) >= PATIENCE;
