@@ -2,7 +2,7 @@
 //! call, by the threads that verify, instead of being written in pieces by the thread that takes datagrams and read back later. That
 //! is more than half of what receiving costs.
 //!
-//! What is in memory only is lost when the program is killed, so no block stays here for longer than [`PATIENCE`]. A block that is not
+//! What is in memory only is lost when the program is killed, so no block waits here for more symbols longer than [`PATIENCE`]. One that is not
 //! complete by then, because packets were lost or go round all blocks, is written as far as it has come.
 
 use std::io::IoSlice;
