@@ -121,6 +121,8 @@ pub const RECEIVE_BUFFER_SIZE: usize = 65_536;
 /// The socket's receive buffer that is asked for: 64 MiB hold some 30 ms at 10 Gbit/s, as the kernel counts, and
 /// none of it is taken before it is needed. With 16 MiB a receiver on two busy cores lost a tenth at that rate, with 64 MiB nothing.
 pub const SOCKET_RECEIVE_BUFFER_SIZE: usize = 64 << 20;
+/// Groups and ports that a receiver hears at once: more servers of one domain are not used together either.
+pub const RECEIVE_SOCKET_COUNT_MAX: usize = 16;
 /// Segments of one GSO message at most (UDP_MAX_SEGMENTS of Linux 5.x is 64; 6.9 and later take 128).
 pub const GSO_SEGMENT_COUNT_MAX: usize = 64;
 /// Payload bytes of one GSO message at most: an IPv6 datagram's worth.

@@ -8,10 +8,15 @@ pub mod clock;
 pub mod error_queue;
 #[allow(unsafe_code)]
 pub mod interface;
+pub mod link_watch;
+#[allow(unsafe_code)]
+mod membership;
 #[allow(unsafe_code)]
 pub mod memory;
 #[allow(unsafe_code)]
 pub mod processors;
+#[allow(unsafe_code)]
+pub mod random;
 #[allow(unsafe_code)]
 pub mod receive_socket;
 #[allow(unsafe_code)]
@@ -33,6 +38,7 @@ pub mod uring_socket;
 
 pub use error_queue::QueuedErrors;
 pub use interface::Interface;
+pub use link_watch::LinkWatch;
 pub use receive_socket::{ReceiveOptions, ReceiveSocket};
 pub use scratch::{Scratch, ScratchSlots, free_space};
 pub use send_socket::{Message, SendOptions, SendSocket};
