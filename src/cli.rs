@@ -2,6 +2,7 @@
 //! (the interface, its MTU, its speed) are left to `drive`.
 
 mod group;
+mod sources;
 mod units;
 
 use std::ffi::OsString;
@@ -13,6 +14,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use group::GroupArg;
+pub use sources::{HostName, SourceArg, SourceArgs};
 pub use units::{ByteCount, Percent, RateArg};
 
 use crate::failure::{Exit, Failure};
@@ -150,9 +152,9 @@ impl ServerArgs {
 pub struct ReceiverArgs {
     /// Where to write the file; an existing one is replaced when the new one is complete and verified
     pub file: PathBuf,
-    /// The multicast group and port, and for IPv6 perhaps the interface
-    #[arg(value_parser = group::parse, help = GROUP_HELP)]
-    pub group: GroupArg,
+    /// Whom to hear
+    #[command(flatten)]
+    pub sources: SourceArgs,
     /// The network interface, by name, number or address (default: the only one that can multicast)
     #[arg(short, long, value_name = "IF")]
     pub interface: Option<String>,
@@ -176,12 +178,7 @@ pub struct ReceiverArgs {
 impl ReceiverArgs {
     /// Checks what no single option shows.
     pub fn check(&self) -> Result<(), Failure> {
-        if self.group.is_source_specific() {
-            let what = format!("join {}", self.group);
-            return Err(Failure::new(Exit::Usage, what, "a source-specific group cannot be joined without its source")
-                .remedy("choose a group in 239.0.0.0/8 or ff15::/16"));
-        }
-        Ok(())
+        self.sources.check()
     }
 }
 
@@ -280,6 +277,41 @@ mod tests {
         assert!(!said.contains('\n') && said.contains("<GROUP>"), "{said}");
         let said = server(&["file", "239.1.1.1", "--rate", "1M", "--pkt-delay", "1"]).unwrap_err();
         assert!(!said.contains('\n') && said.contains("--rate") && said.contains("--pkt-delay"), "{said}");
+    }
+
+    fn receiver(words: &[&str]) -> Result<ReceiverArgs, String> {
+        let all = ["iotupc"].iter().chain(words).map(OsString::from);
+        match parse::<ReceiverArgs>(all) {
+            Ok(Parsed::Run(args)) => args.check().map(|()| args).map_err(|failure| failure.to_string()),
+            Ok(Parsed::Text(text)) => Err(text),
+            Err(failure) => Err(failure.to_string()),
+        }
+    }
+
+    #[test]
+    fn receiver_needs_a_group_or_a_domain_and_a_source_where_the_group_does() {
+        assert!(receiver(&["file", "239.1.1.1"]).is_ok());
+        assert!(receiver(&["file", "239.1.1.1", "--source", "192.0.2.1"]).is_ok());
+        assert!(receiver(&["file", "232.1.1.1", "--source", "192.0.2.1", "--source", "a.test"]).is_ok());
+        assert!(receiver(&["file", "ff3e::8000:1", "--source", "2001:db8::1"]).is_ok());
+        assert!(receiver(&["file", "--srv", "updates.test"]).is_ok());
+        assert!(receiver(&["file", "232.1.1.1", "--srv", "updates.test", "--srv-count", "2"]).is_ok());
+        for (words, cause) in [
+            (&["file"][..], "<GROUP>"),
+            (&["file", "--source", "192.0.2.1"], "<GROUP>"),
+            (&["file", "232.1.1.1"], "--source"),
+            (&["file", "ff3e::8000:1"], "--srv"),
+            (&["file", "232.1.1.1", "--source", "2001:db8::1"], "IPv6"),
+            (&["file", "ff3e::8000:1", "--source", "192.0.2.1"], "IPv4"),
+            (&["file", "239.1.1.1", "--source", "192.0.2.1", "--srv", "a.test"], "--srv"),
+            (&["file", "--srv", "192.0.2.1"], "192.0.2.1"),
+            (&["file", "239.1.1.1", "--srv-count", "2"], "--srv"),
+            (&["file", "--srv", "a.test", "--srv-count", "9"], "9"),
+            (&["file", "--srv", "a.test", "--dns-server", "b.test"], "b.test"),
+        ] {
+            let said = receiver(words).unwrap_err();
+            assert!(!said.contains('\n') && said.contains(cause), "{words:?}: {said}");
+        }
     }
 
     #[test]

@@ -3,14 +3,18 @@
 #[doc(hidden)]
 pub mod bench;
 pub mod digest_file;
+pub mod listen;
 pub mod receive;
 pub mod serve;
 
 mod burst;
 mod choose;
+mod dns;
 mod end;
+mod follow;
 mod kept;
 mod line;
+mod memberships;
 mod refusal;
 mod repair;
 mod report;

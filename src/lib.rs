@@ -61,6 +61,7 @@ pub mod manifest;
 pub mod object;
 pub mod wire;
 
+pub mod discovery;
 pub mod receiver;
 pub mod sender;
 

@@ -2,7 +2,7 @@
 //! machine asks for.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -11,15 +11,16 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::kept::KeptSymbols;
+use super::listen::{ListenOptions, Listener};
 use super::report::{self, Report};
+use super::runs;
 use super::unreadable::Unreadable;
 use super::workers::{Done, Workers};
-use super::{choose, runs};
 use crate::failure::{Exit, Failure, describe, shown};
 use crate::limits::BLOCK_SIZE;
 use crate::manifest::Manifest;
 use crate::receiver::{Action, DropReason, GiveUp, Kept, Notice, Receiver, ReceiverConfig, SlotMemory, Work};
-use crate::sys::{ReceiveOptions, ReceiveSocket, SlotFile, StopSignal, Target, clock, memory, signals};
+use crate::sys::{SlotFile, StopSignal, Target, clock, memory, signals};
 use crate::types::{SymbolSize, Time};
 
 /// Between two looks at signals while nothing comes.
@@ -40,12 +41,8 @@ const FAILED_BLOCKS_TOLD: u64 = 5;
 pub struct ReceiveFileOptions {
     /// Where to put the file.
     pub file: PathBuf,
-    /// The group and port.
-    pub group: SocketAddr,
-    /// The interface in the group's zone.
-    pub zone: Option<String>,
-    /// The interface asked for.
-    pub interface: Option<String>,
+    /// What to listen to, and where.
+    pub listen: ListenOptions,
     /// Give up after so long.
     pub timeout: Option<Duration>,
     /// Give up after so long without a packet.
@@ -60,30 +57,19 @@ pub struct ReceiveFileOptions {
 pub fn receive(options: &ReceiveFileOptions, report: &mut Report) -> Result<Exit, Failure> {
     signals::install()?;
     Target::check(&options.file)?;
-    let interface = choose::interface(options.interface.as_deref(), options.zone.as_deref())?;
     let size_max = match options.size_max {
         Some(size) => size,
         None => room_for(&options.file)?,
     };
-    choose::warn_of_carrier(&interface, report);
-    let (socket, warnings) =
-        ReceiveSocket::open(&ReceiveOptions { group: options.group, interface_index: interface.index })?;
-    let fields = json!({
-        "group": options.group.to_string(),
-        "interface": interface.name,
-        "file": options.file.to_string_lossy(),
-    });
-    report.event("listening", fields, Some(format!("listening to {} on {}", options.group, interface.name)));
-    warnings.iter().for_each(|warning| report.notice("warning", warning));
+    let listener = Listener::open(&options.listen, options.file.to_string_lossy().into_owned(), report)?;
     let now = clock::now();
     let (timeout, idle_timeout, decode) = (options.timeout, options.idle_timeout, options.decode);
     let config = ReceiverConfig { size_max, timeout, idle_timeout, decode };
     let receiver = Receiver::new(now, config);
     let mut transfer = Transfer {
         options,
-        interface: interface.name,
+        listener,
         report,
-        socket,
         receiver,
         target: None,
         workers: None,
@@ -175,9 +161,8 @@ impl Loss {
 
 struct Transfer<'a> {
     options: &'a ReceiveFileOptions,
-    interface: String,
+    listener: Listener,
     report: &'a mut Report,
-    socket: ReceiveSocket,
     receiver: Receiver,
     target: Option<Arc<Target>>,
     workers: Option<Workers>,
@@ -199,12 +184,10 @@ impl Transfer<'_> {
                 return Ok(Outcome::Stopped(signal));
             }
             let deadline = self.deadline(clock::now());
-            self.socket.receive(deadline).map_err(|error| {
-                Failure::io(Exit::Io, format!("receive {} on {}", self.options.group, self.interface), &error)
-            })?;
+            self.listener.receive(deadline)?;
             let now = clock::now();
             let stored = self.receiver.counts().stored;
-            let datagrams = self.socket.datagrams();
+            let datagrams = self.listener.datagrams();
             runs::take(&mut self.receiver, self.target.as_deref(), &mut self.kept, now, datagrams)
                 .map_err(|error| self.write_failure(&error))?;
             if self.receiver.counts().stored > stored {
@@ -217,6 +200,9 @@ impl Transfer<'_> {
                 return Ok(outcome);
             }
             self.tell(now);
+            let senders = self.receiver.senders();
+            let is_useful = |source: IpAddr, since| senders.iter().any(|sender| sender.is_useful(source, since));
+            self.listener.look(now, is_useful, self.report)?;
         }
     }
 
@@ -354,7 +340,7 @@ impl Transfer<'_> {
     }
 
     fn end_drops_interval(&mut self, now: Time) {
-        let buffers = self.socket.dropped_buffers();
+        let buffers = self.listener.dropped_buffers();
         // The kernel counts modulo 2^32.
         self.receiver.handle_host_drops(u64::from(buffers.wrapping_sub(self.drops.buffers)));
         self.drops = HostDrops { at: now, buffers };
@@ -370,7 +356,7 @@ impl Transfer<'_> {
             let (kind, text) = self.words(&notice);
             self.report.notice(kind, &text);
         }
-        if self.socket.dropped_buffers() > 0 && !self.said_host_drops {
+        if self.listener.dropped_buffers() > 0 && !self.said_host_drops {
             self.said_host_drops = true;
             let text = "this host drops packets because it cannot take them fast enough: see sysctl net.core.rmem_max";
             self.report.notice("warning", text);
@@ -425,9 +411,9 @@ impl Transfer<'_> {
             Notice::Silent => (
                 "silent",
                 format!(
-                    "nothing has come from {} on {} for 5 s (is iotupd running, is this its group, port and interface, \
+                    "nothing has come from {} for 5 s (is iotupd running, is this its group, port and interface, \
                      does a firewall drop UDP, does a switch snoop without a querier, is --hops large enough?)",
-                    self.options.group, self.interface
+                    self.listener
                 ),
             ),
             Notice::HeardAgain => ("heard_again", "packets come again".into()),
@@ -485,7 +471,7 @@ impl Transfer<'_> {
     }
 
     fn give_up_failure(&self, reason: GiveUp) -> Failure {
-        let what = format!("receive {} from {}", shown(&self.options.file), self.options.group);
+        let what = format!("receive {} from {}", shown(&self.options.file), self.options.listen.heard);
         let has_manifest = self.receiver.manifest().is_some();
         let counts = self.receiver.counts();
         match reason {
@@ -553,8 +539,8 @@ impl Transfer<'_> {
             "transfer_seconds": verified.since(self.accepted).as_secs_f64(),
             "last_symbol_seconds": self.last_symbol.since(self.accepted).as_secs_f64(),
             "sync_seconds": synced.since(verified).as_secs_f64(),
-            "host_dropped_buffers": self.socket.dropped_buffers(),
-            "truncated": self.socket.truncated(),
+            "host_dropped_buffers": self.listener.dropped_buffers(),
+            "truncated": self.listener.truncated(),
             "counts": {
                 "datagrams": counts.datagrams,
                 "bytes": counts.bytes,
