@@ -1,4 +1,4 @@
-//! Which sources to hear, and what to ask the DNS for it (RFC 2782, RFC 4607; docs/PROTOCOL.md, section 11). A machine without I/O: it
+//! Which sources to hear, and what to ask the DNS for it (RFC 2782, RFC 4607; docs/PROTOCOL.md, section 12). A machine without I/O: it
 //! takes answers and what was heard of whom, and says what to ask and what to join.
 //!
 //! The domain's SRV records name hosts and ports, a TXT record the group, A or AAAA records the hosts' addresses. A host's addresses

@@ -1,13 +1,14 @@
 //! End-to-end tests: the real binaries, on real kernels' networks.
 //!
 //! Every test makes network namespaces of its own (`lab`), starts `iotupd` and `iotupc` in them (`run`), and takes all down
-//! again, even when it panics. They need root and `ip`, `tc`, `nft`, `ethtool`, `python3`, `setpriv`, `losetup`, `fincore`, `mkfs.btrfs` and `cc`, and
+//! again, even when it panics. They need root and `ip`, `tc`, `nft`, `ethtool`, `python3`, `setpriv`, `losetup`, `fincore`, `mkfs.btrfs`, `cc`, `dnsmasq` and `smcrouted`, and
 //! fail where these are missing: `scripts/test` installs and runs them. Lines that begin with `figure |` are what `scripts/measure` prints.
 
 // These tests live in real time: they wait for real processes.
 #![allow(clippy::disallowed_methods)]
 
 mod changes;
+mod dns;
 mod errors;
 mod fallback;
 mod fec;
@@ -15,12 +16,17 @@ mod figures;
 mod files;
 mod garbage;
 mod icmp;
+mod interfaces;
 mod lab;
 mod loss;
 mod output;
 mod resume;
 mod run;
 mod servers;
+mod snooping;
 mod source;
+mod srv;
+mod ssm;
 mod transfer;
 mod virtual_servers;
+mod wiring;
