@@ -1,4 +1,5 @@
-//! Asks DNS servers, on a thread of its own, because the loop that takes datagrams waits for nobody.
+//! Asks DNS servers, on a thread of its own, because the loop that takes datagrams waits for nobody. Addresses that the host's own table
+//! (/etc/hosts) has are taken from there.
 //!
 //! Every question goes out with a random id and from a socket of its own, so from a random port, connected to the one server
 //! that may answer: whoever is not on the way would have to guess all of that. What does not fit the question is ignored, and the answer
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use resolv_conf::{Config, ScopedIp};
 
-use crate::discovery::{Answer, Judgement, LookupError, Question, judge, query};
+use crate::discovery::{Answer, HostName, Judgement, LookupError, Question, QuestionKind, Records, judge, query};
 use crate::failure::{Exit, Failure, describe};
 use crate::limits::{DNS_ANSWER_TIMES, DNS_SERVER_COUNT_MAX, DNS_STREAM_TIME};
 use crate::sys::{clock, random};
@@ -21,6 +22,10 @@ use crate::types::Time;
 const PORT: u16 = 53;
 /// Where the host's own DNS servers are named (resolv.conf(5)).
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// The host's own table of names (hosts(5)).
+const HOSTS: &str = "/etc/hosts";
+/// How long an entry of that table is believed before the next look.
+const HOSTS_TTL: Duration = Duration::from_secs(60);
 /// The longest UDP answer without extensions has 512 bytes; longer ones are taken too.
 const DATAGRAM_SIZE_MAX: usize = 4096;
 
@@ -43,8 +48,11 @@ impl Dns {
         let run = move || {
             let mut first = 0;
             for question in asked {
-                let servers = if servers.is_empty() { servers_of_host() } else { servers.clone() };
-                let answer = look_up(&servers, &mut first, &question);
+                let answer = match known_to_host(&question) {
+                    Some(answer) => Ok(answer),
+                    None if servers.is_empty() => look_up(&servers_of_host(), &mut first, &question),
+                    None => look_up(&servers, &mut first, &question),
+                };
                 if answered.send((question, answer)).is_err() {
                     return;
                 }
@@ -67,6 +75,29 @@ impl Dns {
     pub(super) fn take(&self) -> Option<Answered> {
         self.answers.try_recv().ok()
     }
+}
+
+/// What the host's own table says of a name's addresses.
+fn known_to_host(question: &Question) -> Option<Answer> {
+    // A table that cannot be read has no entries.
+    answer_in(&std::fs::read_to_string(HOSTS).ok()?, question)
+}
+
+fn answer_in(hosts: &str, question: &Question) -> Option<Answer> {
+    let is_wanted = |address: &IpAddr| match question.kind {
+        QuestionKind::V4 => address.is_ipv4(),
+        QuestionKind::V6 => address.is_ipv6(),
+        QuestionKind::Servers | QuestionKind::Texts => false,
+    };
+    let is_named = |name: &str| name.parse::<HostName>().is_ok_and(|name| name == question.name);
+    let address = |line: &str| {
+        let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
+        let address = words.next()?.parse().ok().filter(is_wanted)?;
+        words.any(is_named).then_some(address)
+    };
+    let addresses: Vec<IpAddr> = hosts.lines().filter_map(address).collect();
+    let found = |records| Answer::Found { records, is_alias: false, ttl: HOSTS_TTL };
+    (!addresses.is_empty()).then(|| found(Records::Addresses(addresses)))
 }
 
 /// The servers that the host's configuration names; without any, one on the host itself, as resolv.conf(5) has it.
@@ -195,7 +226,6 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
-    use crate::discovery::{QuestionKind, Records};
 
     fn question() -> Question {
         Question { name: "a.test".parse().unwrap(), kind: QuestionKind::V4 }
@@ -300,6 +330,23 @@ mod tests {
         let answered = dns.answers.recv_timeout(Duration::from_secs(5)).unwrap();
         assert_eq!(answered, (question(), expected()));
         assert!(dns.take().is_none());
+    }
+
+    #[test]
+    fn table_of_the_host_is_read_for_addresses_of_the_family() {
+        let hosts = "# x\n127.0.0.1 localhost\n192.0.2.1\tA.test b # a.test\n\n192.0.2.2 a.test\n2001:db8::1 a.test c\nnonsense a.test\n";
+        let addresses = |name: &str, kind| {
+            let answer = answer_in(hosts, &Question { name: name.parse().unwrap(), kind })?;
+            match answer {
+                Answer::Found { records: Records::Addresses(addresses), .. } => Some(addresses),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(addresses("a.test", QuestionKind::V4).unwrap(), [[192, 0, 2, 1], [192, 0, 2, 2]].map(IpAddr::from));
+        assert_eq!(addresses("a.test", QuestionKind::V6).unwrap(), ["2001:db8::1".parse::<IpAddr>().unwrap()]);
+        assert_eq!(addresses("c", QuestionKind::V4), None);
+        assert_eq!(addresses("x", QuestionKind::V4), None);
+        assert_eq!(addresses("a.test", QuestionKind::Servers), None);
     }
 
     #[test]

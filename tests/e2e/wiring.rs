@@ -44,36 +44,37 @@ impl Host {
         output(Command::new("ip").args(["-n", &self.netns]).args(words))
     }
 
-    /// Counts the packets of transfers that reach this host, before anything of it looks at them.
-    pub(crate) fn count_arrivals(&self) {
+    /// Counts the packets of transfers that reach this host from now on, before anything of it looks at them.
+    pub(crate) fn count_arrivals(&self) -> Counter {
         self.filter(
             "add table inet seen; \
              add chain inet seen arrivals { type filter hook prerouting priority -300 ; }; \
              add rule inet seen arrivals udp dport 4242 counter",
         );
+        Counter { netns: self.netns.clone(), family: "inet" }
     }
+}
 
-    /// Counts the packets of transfers that this host sends.
-    pub(crate) fn count_departures(&self) {
-        self.filter(
-            "add table inet seen; \
-             add chain inet seen departures { type filter hook postrouting priority 300 ; }; \
-             add rule inet seen departures udp dport 4242 counter",
-        );
-    }
+/// Counts packets of transfers at one place.
+pub(crate) struct Counter {
+    netns: String,
+    family: &'static str,
+}
 
+impl Counter {
     /// What was counted.
-    pub(crate) fn counted(&self) -> u64 {
-        let said =
-            output(Command::new("ip").args(["netns", "exec", &self.netns, "nft", "list", "table", "inet", "seen"]));
+    pub(crate) fn packets(&self) -> u64 {
+        let mut list = Command::new("ip");
+        list.args(["netns", "exec", &self.netns, "nft", "list", "table", self.family, "seen"]);
+        let said = output(&mut list);
         let count = said.split("packets ").nth(1).and_then(|rest| rest.split_whitespace().next());
         count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("no counter in {said}"))
     }
 
     /// Waits until so many more packets have been counted.
-    pub(crate) fn wait_for_count(&self, more: u64) {
-        let end = self.counted() + more;
-        wait_until("packets are counted", || self.counted() >= end);
+    pub(crate) fn wait_for(&self, more: u64) {
+        let end = self.packets() + more;
+        wait_until("packets are counted", || self.packets() >= end);
     }
 }
 
@@ -114,6 +115,17 @@ impl Lab {
         self.switch.ip(&[&bridge[..], &["mcast_last_member_interval", &interval]].concat());
         self.switch.ip(&[&bridge[..], &["mcast_igmp_version", "3", "mcast_mld_version", "2"]].concat());
         self.switch.ip(&[&bridge[..], &["mcast_snooping", "1", "mcast_querier", "1"]].concat());
+    }
+
+    /// Counts the packets of transfers that this host sends from now on, where they reach the bridge.
+    pub(crate) fn count_departures(&self, host: &Host) -> Counter {
+        let port = port_of(host, "eth0");
+        self.switch.filter(&format!(
+            "add table netdev seen; \
+             add chain netdev seen departures {{ type filter hook ingress device {port} priority 0 ; }}; \
+             add rule netdev seen departures udp dport 4242 counter"
+        ));
+        Counter { netns: self.switch.netns.clone(), family: "netdev" }
     }
 
     /// Switches the bridge's port of a host on or off: the host sees its carrier come and go.
