@@ -67,31 +67,34 @@ fn interface_that_goes_down_and_comes_back_is_joined_again() {
     }
 }
 
-/// The switch forgets who has joined when the cable is pulled, and the kernel says nothing of its own accord when it is back.
+/// A switch forgets who has joined when the cable is pulled, and the kernel says nothing of its own accord when it is back.
 #[test]
-fn carrier_that_returns_is_reason_enough_to_join_again() {
+fn carrier_that_returns_is_reason_enough_to_tell_the_switch_again() {
     let transfer = Transfer::start(Family::V4, &[]);
     transfer.lab.set_port(&transfer.receiver_host, "down");
     transfer.wait_for_notice("has lost its carrier");
+    let reports = transfer.lab.count_reports(&transfer.receiver_host);
     transfer.lab.set_port(&transfer.receiver_host, "up");
     transfer.wait_for_notice("has a carrier again");
+    reports.wait_for(1);
     transfer.completes();
 }
 
 #[test]
 fn addresses_that_change_are_followed() {
-    for family in Family::BOTH {
+    for (family, new, prefix) in [(Family::V4, "10.77.0.250", 24), (Family::V6, "fd77::250", 64)] {
         let transfer = Transfer::start(family, &[]);
-        let (old, new, prefix) = match family {
-            Family::V4 => (transfer.receiver_host.address(family), "10.77.0.250", 24),
-            Family::V6 => (transfer.receiver_host.address(family), "fd77:0::250", 64),
-        };
-        transfer.receiver_host.ip(&["address", "delete", &format!("{old}/{prefix}"), "dev", "eth0"]);
-        transfer.receiver_host.ip(&["address", "add", &format!("{new}/{prefix}"), "dev", "eth0"]);
-        transfer.wait_for_notice(&format!(
-            "eth0 has other {} addresses",
-            if family == Family::V4 { "IPv4" } else { "IPv6" }
-        ));
+        let host = &transfer.receiver_host;
+        let reports = transfer.lab.count_reports(host);
+        host.ip(&["address", "delete", &format!("{}/{prefix}", host.address(family)), "dev", "eth0"]);
+        host.ip(&["address", "add", &format!("{new}/{prefix}"), "dev", "eth0"]);
+        match family {
+            Family::V4 => {
+                transfer.wait_for_notice("eth0 has other IPv4 addresses");
+                reports.wait_for(1);
+            }
+            Family::V6 => transfer.wait_for_notice("eth0 has other IPv6 addresses"),
+        }
         transfer.completes();
     }
 }

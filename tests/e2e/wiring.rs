@@ -119,11 +119,20 @@ impl Lab {
 
     /// Counts the packets of transfers that this host sends from now on, where they reach the bridge.
     pub(crate) fn count_departures(&self, host: &Host) -> Counter {
+        self.count_at_port(host, "udp dport 4242")
+    }
+
+    /// Counts the packets in which this host says which groups of IPv4 it wants, from now on.
+    pub(crate) fn count_reports(&self, host: &Host) -> Counter {
+        self.count_at_port(host, "ip protocol igmp")
+    }
+
+    fn count_at_port(&self, host: &Host, what: &str) -> Counter {
         let port = port_of(host, "eth0");
         self.switch.filter(&format!(
             "add table netdev seen; \
              add chain netdev seen departures {{ type filter hook ingress device {port} priority 0 ; }}; \
-             add rule netdev seen departures udp dport 4242 counter"
+             add rule netdev seen departures {what} counter"
         ));
         Counter { netns: self.switch.netns.clone(), family: "netdev" }
     }
