@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::files::{Content, MIB, assert_same, make};
 use crate::lab::{Family, Host, Lab};
 use crate::run::{Process, Program, count, receive, receive_until, run_to_end, serve, text};
+use crate::wiring::Counter;
 
 /// A server and a receiver of 8 MiB at a rate that takes some seconds, of which one has come.
 struct Transfer {
@@ -34,6 +35,12 @@ impl Transfer {
             event["event"] == "notice" && event["kind"] == "interface" && text(event, "text").contains(words)
         };
         let _ = self.receiver.wait_for(words, is_it);
+    }
+
+    /// Waits until the receiver has told the switch of its group: now, and not when it ends.
+    fn wait_for_report(&self, reports: &Counter) {
+        reports.wait_for(1);
+        assert!(self.receiver.events("end").is_empty(), "it leaves, but has not joined again");
     }
 
     fn completes(self) {
@@ -76,7 +83,7 @@ fn carrier_that_returns_is_reason_enough_to_tell_the_switch_again() {
     let reports = transfer.lab.count_reports(&transfer.receiver_host);
     transfer.lab.set_port(&transfer.receiver_host, "up");
     transfer.wait_for_notice("has a carrier again");
-    reports.wait_for(1);
+    transfer.wait_for_report(&reports);
     transfer.completes();
 }
 
@@ -91,7 +98,7 @@ fn addresses_that_change_are_followed() {
         match family {
             Family::V4 => {
                 transfer.wait_for_notice("eth0 has other IPv4 addresses");
-                reports.wait_for(1);
+                transfer.wait_for_report(&reports);
             }
             Family::V6 => transfer.wait_for_notice("eth0 has other IPv6 addresses"),
         }

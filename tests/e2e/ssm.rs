@@ -52,10 +52,13 @@ fn any_group_can_be_heard_from_one_source() {
     let source = make(&lab, "source", Content::Random { size: MIB, seed: 1 });
     let forgery = make(&lab, "forgery", Content::Random { size: MIB, seed: 2 });
     let serve = |host, file| serve(&lab, host, file, Family::V4.group(), &["--rate", "20M"]);
-    let _servers = [serve(&other_host, &forgery), serve(&server_host, &source)];
+    let other = serve(&other_host, &forgery);
+    let _ = other.wait_for_event("sending");
     let options = ["--timeout", "60s", "--source", &server_host.address(Family::V4)];
-    let receiver = receive_until(&receiver_host, &lab.path("copy"), Family::V4.group(), &options).wait();
-    let _ = receiver.completed();
+    let receiver = receive_until(&receiver_host, &lab.path("copy"), Family::V4.group(), &options);
+    let _ = receiver.wait_for_event("joined");
+    let _server = serve(&server_host, &source);
+    let _ = receiver.wait().completed();
     assert_same(&lab.path("copy"), &source);
 }
 
