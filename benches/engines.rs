@@ -1,8 +1,10 @@
 //! What an engine makes of one core, beside the most that the kernel takes: the blast, which sends the same hot 64 KiB by GSO for ever.
 //!
 //! Between the two stand the copies: the same, but every payload is first copied from the file, which costs more than the kernel does
-//! where the file is not in the cache. Ours composes every packet from a file larger than the caches, with header and checksum; the payloads' hashes are remembered
-//! from an earlier pass. Nobody receives. The ratio to the blast is the figure to compare: both drift with the machine.
+//! where the file is not in the cache; and the gathers, where the kernel takes each payload from where it is. Ours composes every
+//! packet from a file larger than the caches, with header and checksum; the payloads' hashes are remembered from an earlier pass.
+//! Nobody receives. The ratio to the blast is the figure to compare: both drift with the machine. So the table at the end has all of
+//! them take turns.
 
 mod support;
 
@@ -10,18 +12,24 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use iotupd::drive::bench::{Blast, DATAGRAM_SIZE, Manner, Object, OurSender, SYMBOL_SIZE, Way};
-use iotupd::drive::serve::EngineChoice;
+use iotupd::drive::serve::{EngineChoice, ImageChoice};
+use iotupd::failure::Failure;
+use iotupd::limits::HEADER_SIZE;
 use iotupd::sender::{Fec, Pacing};
 
-use support::{Noise, Tally, print_machine, say, way};
+use support::{Noise, Tally, is_measuring, keep, print_machine, say, way};
 
-const ENGINES: [EngineChoice; 2] = [EngineChoice::Uring, EngineChoice::Sendmmsg];
-/// Turns that the engines take: a machine that slows down slows all of them.
+type Engine = (EngineChoice, ImageChoice);
+const URING: Engine = (EngineChoice::Uring, ImageChoice::Off);
+const SENDMMSG: Engine = (EngineChoice::Sendmmsg, ImageChoice::Off);
+const IMAGE: Engine = (EngineChoice::Uring, ImageChoice::On);
+/// Turns that the contenders take: a machine that slows down slows all of them.
 const TURN_COUNT: u32 = 10;
 /// Symbols that fill an MTU of 9000.
 const SYMBOL_SIZE_JUMBO: u16 = 8896;
-/// Packets of one turn: some tenths of a second.
-const TURN_PACKETS: u64 = 500_000;
+/// Bytes of UDP payload that one turn sends: some tenths of a second.
+const TURN_SIZE: u64 = 700_000_000;
+const COLUMNS: [&str; 4] = ["method", "symbol_size", "gbit_per_second", "of_blast"];
 
 fn engines(criterion: &mut Criterion) {
     print_machine();
@@ -42,71 +50,123 @@ fn engines(criterion: &mut Criterion) {
         let mut send = |count| blast.send_gathered(&object, SYMBOL_SIZE.into(), &mut next, count).expect("send");
         bencher.iter_custom(|count| Tally::default().measure(count, &mut send));
     });
-    for engine in ENGINES {
-        let result = OurSender::with(&way, &noise.path, unpaced(engine), |sender| {
-            sender.send_packets(sender.round_length()).expect("send one pass");
-            group.bench_function(BenchmarkId::from_parameter(sender.engine_name()), |bencher| {
+    for engine in [URING, SENDMMSG, IMAGE] {
+        let result = with_engine(&way, &noise, engine, |sender| {
+            group.bench_function(BenchmarkId::from_parameter(name(sender, engine)), |bencher| {
                 bencher.iter_custom(|count| {
                     Tally::default().measure(count, |count| sender.send_packets(count).expect("send"))
                 });
             });
         });
         if let Err(failure) = result {
-            say(&format!("{engine:?} is not to be had here: {failure}"));
+            say(&format!("{:?} is not to be had here: {failure}", engine));
         }
     }
     group.finish();
-    compare(&way, &noise, &object, &mut blast);
-    compare_gathering(&object, &mut blast);
-}
-
-/// Whether it pays to let the kernel gather what the virtual servers copy.
-fn compare_gathering(object: &Object, blast: &mut Blast) {
-    say("Gbit/s of payload, one core: headers and payloads copied together, or gathered by the kernel");
-    for symbol_size in [SYMBOL_SIZE, SYMBOL_SIZE_JUMBO].map(usize::from) {
-        let (mut copies, mut gathers, mut next) = (Tally::default(), Tally::default(), 0);
-        let packets = TURN_PACKETS * u64::from(SYMBOL_SIZE) / symbol_size as u64;
-        for _ in 0..TURN_COUNT {
-            copies.measure(packets, |count| blast.send_copies(object, symbol_size, &mut next, count).expect("send"));
-            gathers.measure(packets, |count| blast.send_gathered(object, symbol_size, &mut next, count).expect("send"));
-        }
-        let [copied, gathered] = [copies, gathers].map(|tally| tally.per_second() * symbol_size as f64 * 8e-9);
-        say(&format!(
-            "symbols of {symbol_size}: copied {copied:6.1}  gathered {gathered:6.1}  {:.3}",
-            gathered / copied
-        ));
+    if is_measuring() {
+        compare(&way, &noise, &object);
     }
 }
 
-/// Block after block, as `--fec 0 --rate max` does it.
-fn unpaced(engine: EngineChoice) -> Manner {
-    Manner { engine, pacing: Pacing::Unpaced, fec: Fec::OFF }
+/// A virtual server that sends block after block, as `--fec 0 --rate max` does it, and has sent everything once.
+fn with_engine<R>(
+    way: &Way,
+    noise: &Noise,
+    (engine, image): Engine,
+    body: impl FnOnce(&mut OurSender<'_>) -> R,
+) -> Result<R, Failure> {
+    let manner = Manner { engine, pacing: Pacing::Unpaced, fec: Fec::OFF, image };
+    OurSender::with(way, &noise.path, manner, |sender| {
+        sender.send_packets(sender.round_length()).expect("send one pass");
+        body(sender)
+    })
+}
+
+/// One way of sending, and what has come of it.
+struct Contender<'a> {
+    method: &'static str,
+    symbol_size: u16,
+    send: Box<dyn FnMut(u64) -> u64 + 'a>,
+    tally: Tally,
+}
+
+impl<'a> Contender<'a> {
+    fn new(method: &'static str, symbol_size: u16, send: impl FnMut(u64) -> u64 + 'a) -> Self {
+        Self { method, symbol_size, send: Box::new(send), tally: Tally::default() }
+    }
+
+    fn datagram_size(&self) -> u64 {
+        HEADER_SIZE as u64 + u64::from(self.symbol_size)
+    }
+
+    fn take_turn(&mut self) {
+        self.tally.measure(TURN_SIZE / self.datagram_size(), &mut self.send);
+    }
+
+    fn gbit_per_second(&self) -> f64 {
+        self.tally.per_second() * self.datagram_size() as f64 * 8e-9
+    }
 }
 
 /// All in turn, so that what the machine does besides meets all alike.
-fn compare(way: &Way, noise: &Noise, object: &Object, blast: &mut Blast) {
-    say("Gbit/s of UDP payload, one core, and the share of the blast and of the copies");
-    for engine in ENGINES {
-        let (mut most, mut copies, mut ours) = (Tally::default(), Tally::default(), Tally::default());
-        let mut next = 0;
-        let result = OurSender::with(way, &noise.path, unpaced(engine), |sender| {
-            sender.send_packets(sender.round_length()).expect("send one pass");
-            for _ in 0..TURN_COUNT {
-                most.measure(TURN_PACKETS, |count| blast.send_packets(count).expect("send"));
-                copies.measure(TURN_PACKETS, |count| {
-                    blast.send_copies(object, SYMBOL_SIZE.into(), &mut next, count).expect("send")
-                });
-                ours.measure(TURN_PACKETS, |count| sender.send_packets(count).expect("send"));
-            }
-            sender.engine_name()
-        });
-        if let Ok(name) = result {
-            let [most, copies, ours] =
-                [most, copies, ours].map(|tally| tally.per_second() * DATAGRAM_SIZE as f64 * 8e-9);
-            let (of_most, of_copies) = (ours / most, ours / copies);
-            say(&format!("blast {most:6.1}  copies {copies:6.1}  {name:8} {ours:6.1}  {of_most:.3}  {of_copies:.3}"));
-        }
+fn compare(way: &Way, noise: &Noise, object: &Object) {
+    let all = with_engine(way, noise, URING, |uring| {
+        with_engine(way, noise, SENDMMSG, |sendmmsg| {
+            with_engine(way, noise, IMAGE, |image| {
+                contest(way, object, vec![ours(uring, URING), ours(sendmmsg, SENDMMSG), ours(image, IMAGE)])
+            })
+        })
+    });
+    let rows = all.and_then(|rows| rows).and_then(|rows| rows).or_else(|_| {
+        with_engine(way, noise, SENDMMSG, |sendmmsg| contest(way, object, vec![ours(sendmmsg, SENDMMSG)]))
+    });
+    let rows = rows.expect("every Linux has sendmmsg");
+    say("method    symbol size  Gbit/s of UDP payload from one core  of the blast");
+    for row in &rows {
+        let [method, symbol_size, gbit_per_second, of_blast] = row.as_slice() else { continue };
+        say(&format!("{method:9} {symbol_size:>11}  {gbit_per_second:>35}  {of_blast:>12}"));
     }
+    keep("engines", "Gbit/s of UDP payload from one core, nobody receiving", &COLUMNS, &rows);
+}
+
+/// What results call it.
+fn name(sender: &OurSender<'_>, (_, image): Engine) -> &'static str {
+    if image == ImageChoice::On { "image" } else { sender.engine_name() }
+}
+
+fn ours<'a>(sender: &'a mut OurSender<'_>, engine: Engine) -> Contender<'a> {
+    Contender::new(name(sender, engine), SYMBOL_SIZE, |count| sender.send_packets(count).expect("send"))
+}
+
+fn contest<'a>(way: &Way, object: &'a Object, engines: Vec<Contender<'a>>) -> Vec<Vec<String>> {
+    let new_blast = || Blast::new(way).expect("open a socket");
+    let copies = |symbol_size: u16| {
+        let (mut blast, mut next) = (new_blast(), 0);
+        let send = move |count| blast.send_copies(object, symbol_size.into(), &mut next, count).expect("send");
+        Contender::new("copies", symbol_size, send)
+    };
+    let gathers = |symbol_size: u16| {
+        let (mut blast, mut next) = (new_blast(), 0);
+        let send = move |count| blast.send_gathered(object, symbol_size.into(), &mut next, count).expect("send");
+        Contender::new("gathers", symbol_size, send)
+    };
+    let mut blast = new_blast();
+    let mut contenders =
+        vec![Contender::new("blast", SYMBOL_SIZE, move |count| blast.send_packets(count).expect("send"))];
+    contenders.extend([copies(SYMBOL_SIZE), gathers(SYMBOL_SIZE)]);
+    contenders.extend(engines);
+    contenders.extend([copies(SYMBOL_SIZE_JUMBO), gathers(SYMBOL_SIZE_JUMBO)]);
+    for _ in 0..TURN_COUNT {
+        contenders.iter_mut().for_each(Contender::take_turn);
+    }
+    let blast = contenders[0].gbit_per_second();
+    contenders.iter().map(|contender| row(contender, blast)).collect()
+}
+
+fn row(contender: &Contender<'_>, blast: f64) -> Vec<String> {
+    let rate = contender.gbit_per_second();
+    let (symbol_size, of_blast) = (contender.symbol_size.to_string(), format!("{:.3}", rate / blast));
+    vec![contender.method.to_owned(), symbol_size, format!("{rate:.2}"), of_blast]
 }
 
 criterion_group!(benches, engines);

@@ -4,6 +4,7 @@
 mod group;
 mod sources;
 mod units;
+mod when;
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -16,6 +17,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use group::GroupArg;
 pub use sources::{HostName, SourceArg, SourceArgs};
 pub use units::{ByteCount, Percent, RateArg};
+pub use when::When;
 
 use crate::failure::{Exit, Failure};
 use crate::limits::{MTU_MAX, PACKET_OVERHEAD, RUN_DEFAULT, RUN_MAX, SYMBOL_SIZE_MIN, VIRTUAL_SERVER_COUNT_MAX};
@@ -26,6 +28,9 @@ const MTU_MIN: i64 = PACKET_OVERHEAD as i64 + SYMBOL_SIZE_MIN as i64;
 
 const GROUP_HELP: &str = "The multicast group: 239.1.2.3, 239.1.2.3:4242, ff12::42, [ff12::42]:4242 or [ff12::42%eth0]:4242 \
     (default port 4242)";
+
+const RECEIVER_USAGE: &str = "iotupc [OPTIONS] <FILE> <GROUP>\n       iotupc [OPTIONS] <FILE> --srv <DOMAIN>\n       \
+    iotupc [OPTIONS] --discard <GROUP>";
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 complete, 64 usage, 65 bad data, 66 input missing or unreadable, 69 no source or nothing received, \
@@ -85,6 +90,11 @@ pub struct ServerArgs {
     /// How to hand packets to the kernel (auto: io_uring where it may be used)
     #[arg(long, value_name = "ENGINE", value_enum, default_value_t = EngineArg::Auto)]
     pub engine: EngineArg,
+    /// Lay out all packets once, in a file without a name in the cache folder, and send them from there without copying: takes as
+    /// much room and memory as the file with its repair symbols, and pays where the network card cuts messages into packets
+    /// (auto: where that is measured at the start; not below 1 Gbit/s)
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = ImageArg::Off)]
+    pub image: ImageArg,
     /// Where to keep digests of files, so that they need not be read again (default: the user's cache folder)
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
@@ -102,6 +112,17 @@ pub enum EngineArg {
     Uring,
     /// sendmmsg
     Sendmmsg,
+}
+
+/// Whether a server sends from a packet image.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum ImageArg {
+    /// Copy every packet
+    Off,
+    /// Measure at the start
+    Auto,
+    /// Image or nothing
+    On,
 }
 
 /// How fast a server was asked to send.
@@ -140,6 +161,10 @@ impl ServerArgs {
             )
             .remedy("give --rate or --pkt-delay"));
         }
+        if self.image == ImageArg::On && self.engine == EngineArg::Sendmmsg {
+            let cause = "only io_uring sends without copying";
+            return Err(Failure::new(Exit::Usage, "--image on with --engine sendmmsg", cause));
+        }
         Ok(())
     }
 }
@@ -148,13 +173,15 @@ impl ServerArgs {
 ///
 /// It can start at any time and any number of them can run. What has been received stays in .FILE.part until it is complete.
 #[derive(Parser, Debug)]
-#[command(name = "iotupc", version, after_help = EXIT_CODES)]
+#[command(name = "iotupc", version, after_help = EXIT_CODES, override_usage = RECEIVER_USAGE)]
 pub struct ReceiverArgs {
-    /// Where to write the file; an existing one is replaced when the new one is complete and verified
-    pub file: PathBuf,
+    /// Where to write the file; an existing one is replaced when the new one is complete and verified. `-` is standard output: bytes are
+    /// printed in order, as they are verified
+    #[arg(required_unless_present = "discard")]
+    file: Option<PathBuf>,
     /// Whom to hear
     #[command(flatten)]
-    pub sources: SourceArgs,
+    sources: SourceArgs,
     /// The network interface, by name, number or address (default: the only one that can multicast)
     #[arg(short, long, value_name = "IF")]
     pub interface: Option<String>,
@@ -167,19 +194,108 @@ pub struct ReceiverArgs {
     /// Refuse larger files: 500M, 2GiB (K, M, G, T are powers of 1024; KB, MB, GB, TB of 1000; default: the free space)
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub max_size: Option<ByteCount>,
+    /// Take only what this minisign key has signed: the key itself or a file with it; may be given several times
+    #[arg(long, value_name = "FILE|KEY")]
+    pub pubkey: Vec<PathBuf>,
+    /// With --pubkey: refuse versions below this one
+    #[arg(long, value_name = "N", requires = "pubkey", value_parser = clap::value_parser!(u64).range(..1 << 53))]
+    pub min_version: Option<u64>,
+    /// With --pubkey: refuse versions that are not above the last that was received, which is kept in this file
+    #[arg(long, value_name = "PATH", requires = "pubkey")]
+    pub state_file: Option<PathBuf>,
+    /// With --pubkey: refuse what is not for this, as its manifest says
+    #[arg(long, value_name = "STRING", requires = "pubkey")]
+    pub compatible: Option<String>,
+    /// With --pubkey: what to do with a manifest that expires while this clock says a time before it was made
+    #[arg(long, value_name = "WHAT", requires = "pubkey", value_enum, default_value_t = ClockUnsetArg::Ignore)]
+    pub clock_unset: ClockUnsetArg,
+    /// Keep a FILE that is there, and fail
+    #[arg(long, conflicts_with = "device")]
+    pub no_clobber: bool,
+    /// FILE is a block device: overwrite it, and verify what it reads back. It must not be mounted or in use; what is behind the end of
+    /// the file stays as it was
+    #[arg(long)]
+    pub device: bool,
+    /// Overwrite the device without asking
+    #[arg(long, requires = "device")]
+    pub yes: bool,
+    /// Where to keep what is needed to resume a device (default: nowhere; what is on the device and right is kept all the same)
+    #[arg(long, value_name = "DIR", requires = "device")]
+    pub state_dir: Option<PathBuf>,
+    /// Where blocks wait, in a file without a name, for their turn on standard output (default: $TMPDIR or /tmp)
+    #[arg(long, value_name = "DIR")]
+    pub spool_dir: Option<PathBuf>,
     /// Use no repair symbols: complete the file from its own bytes alone, which takes longer where packets are lost
     #[arg(long)]
     pub no_decode: bool,
+    /// Only measure: judge and count what comes until it would be enough, and store nothing, so that no disk is in the way; FILE is not
+    /// needed and not touched, and nothing is verified
+    #[arg(long, conflicts_with_all = ["device", "no_clobber", "spool_dir", "pubkey"])]
+    pub discard: bool,
     /// Print events as JSON, one object a line, on standard output
     #[arg(long)]
     pub json: bool,
 }
 
+/// From where to where.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Places {
+    /// The file to write; `None`: what comes is only counted.
+    pub file: Option<PathBuf>,
+    /// Whom to hear.
+    pub sources: SourceArgs,
+}
+
+/// What a clock is good for that has obviously not been set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum ClockUnsetArg {
+    /// Refuse it
+    Refuse,
+    /// Take it as if it did not expire
+    Ignore,
+}
+
 impl ReceiverArgs {
     /// Checks what no single option shows.
-    pub fn check(&self) -> Result<(), Failure> {
-        self.sources.check()
+    pub fn places(&self) -> Result<Places, Failure> {
+        let mut sources = self.sources.clone();
+        if sources.group.is_none() && sources.srv.is_none() {
+            // With --discard, a word that stands alone is GROUP.
+            let Some(word) = &self.file else {
+                return Err(Failure::new(Exit::Usage, "command line", "<GROUP> is missing").remedy("see --help"));
+            };
+            sources.group = Some(group_of(&word.to_string_lossy())?);
+        }
+        sources.check()?;
+        self.check_output()?;
+        Ok(Places { file: self.file.clone().filter(|_| !self.discard), sources })
     }
+
+    /// Whether FILE is standard output. A file of that name is `./-`.
+    #[must_use]
+    pub fn is_stdout(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| file.as_os_str() == "-")
+    }
+
+    fn check_output(&self) -> Result<(), Failure> {
+        let unfit = [("--json", self.json), ("--device", self.device), ("--no-clobber", self.no_clobber)];
+        if let Some((option, _)) = unfit.iter().find(|(_, is_given)| *is_given && self.is_stdout()) {
+            let cause = "the file is to go to standard output";
+            return Err(Failure::new(Exit::Usage, format!("obey {option}"), cause).remedy("name a file instead of `-`"));
+        }
+        if self.spool_dir.is_some() && !self.is_stdout() {
+            let cause = "nothing is to go to standard output";
+            return Err(Failure::new(Exit::Usage, "obey --spool-dir", cause).remedy("FILE `-` is standard output"));
+        }
+        Ok(())
+    }
+}
+
+fn group_of(word: &str) -> Result<GroupArg, Failure> {
+    group::parse(word).map_err(|cause| {
+        let cause = format!("invalid value '{word}' for '<GROUP>': {cause}");
+        Failure::new(Exit::Usage, "command line", cause).remedy("see --help")
+    })
 }
 
 /// Tools around iotupd and iotupc.
@@ -200,8 +316,10 @@ pub enum Tool {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
-    /// Print the manifest of a file
+    /// Print the manifest of a file, to be stored as FILE.manifest and signed with minisign
     Manifest(ManifestArgs),
+    /// Check a manifest, its signature, and its file
+    Verify(VerifyArgs),
 }
 
 /// What a manifest is to say.
@@ -218,9 +336,24 @@ pub struct ManifestArgs {
     /// What the file is for
     #[arg(long, value_name = "STRING")]
     pub compatible: Option<String>,
-    /// Until when it is good, in seconds since 1970
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..1 << 53))]
-    pub expires: Option<u64>,
+    /// Until when it is good: 2027-01-31, 2027-01-31T12:00:00Z, +90d (s, m, h, d from now), or seconds since 1970
+    #[arg(long, value_name = "WHEN", value_parser = when::parse)]
+    pub expires: Option<When>,
+    /// When it was made, in the same forms (default: when the file was last modified)
+    #[arg(long, value_name = "WHEN", value_parser = when::parse)]
+    pub created: Option<When>,
+}
+
+/// What is to be checked.
+#[derive(Args, Debug)]
+pub struct VerifyArgs {
+    /// The manifest; its signature is MANIFEST.minisig beside it
+    pub manifest: PathBuf,
+    /// The file that it is about (default: the one beside it without .manifest, if that is there)
+    pub file: Option<PathBuf>,
+    /// The key that must have signed it: a minisign public key or a file with it; may be given several times
+    #[arg(long, value_name = "FILE|KEY")]
+    pub pubkey: Vec<PathBuf>,
 }
 
 /// What came of reading a command line.
@@ -279,10 +412,10 @@ mod tests {
         assert!(!said.contains('\n') && said.contains("--rate") && said.contains("--pkt-delay"), "{said}");
     }
 
-    fn receiver(words: &[&str]) -> Result<ReceiverArgs, String> {
+    fn receiver(words: &[&str]) -> Result<Places, String> {
         let all = ["iotupc"].iter().chain(words).map(OsString::from);
         match parse::<ReceiverArgs>(all) {
-            Ok(Parsed::Run(args)) => args.check().map(|()| args).map_err(|failure| failure.to_string()),
+            Ok(Parsed::Run(args)) => args.places().map_err(|failure| failure.to_string()),
             Ok(Parsed::Text(text)) => Err(text),
             Err(failure) => Err(failure.to_string()),
         }
@@ -315,6 +448,31 @@ mod tests {
     }
 
     #[test]
+    fn file_is_needed_unless_what_comes_is_discarded() {
+        let places = |words: &[&str]| receiver(words).map(|places| (places.file, places.sources.group));
+        let group = Some(group::parse("239.1.1.1").unwrap());
+        let (kept, discarded) = (Some(PathBuf::from("file")), None);
+        assert_eq!(places(&["file", "239.1.1.1"]), Ok((kept, group.clone())));
+        for words in [&["--discard", "239.1.1.1"][..], &["239.1.1.1", "--discard"], &["file", "--discard", "239.1.1.1"]]
+        {
+            assert_eq!(places(words), Ok((discarded.clone(), group.clone())));
+        }
+        assert_eq!(places(&["--discard", "--srv", "updates.test"]), Ok((None, None)));
+        assert!(receiver(&["--discard", "232.1.1.1", "--source", "192.0.2.1"]).is_ok());
+        for (words, cause) in [
+            (&["239.1.1.1"][..], "<GROUP>"),
+            (&[], "<FILE>"),
+            (&["--discard"], "<GROUP>"),
+            (&["--discard", "file"], "'<GROUP>': file"),
+            (&["--discard", "232.1.1.1"], "source"),
+            (&["--discard", "file", "239.1.1.1", "more"], "more"),
+        ] {
+            let said = receiver(words).unwrap_err();
+            assert!(!said.contains('\n') && said.contains(cause), "{words:?}: {said}");
+        }
+    }
+
+    #[test]
     fn options_beat_the_environment() {
         let args = server(&["file", "239.1.1.1", "--rate", "10M"]).unwrap();
         assert_eq!(args.pacing(Some("7".into())).unwrap(), PacingArg::Rate(parse_rate("10M").unwrap()));
@@ -330,6 +488,49 @@ mod tests {
         let args = server(&["file", "239.1.1.1", "--ttl", "2"]).unwrap();
         assert_eq!(args.check(PacingArg::Default).unwrap_err().exit, Exit::Usage);
         assert!(args.check(PacingArg::PacketDelay(Duration::from_micros(1))).is_ok());
+    }
+
+    fn receiver_args(words: &[&str]) -> Result<ReceiverArgs, String> {
+        let all = ["iotupc"].iter().chain(words).map(OsString::from);
+        match parse::<ReceiverArgs>(all) {
+            Ok(Parsed::Run(args)) => args.places().map(|_| args).map_err(|failure| failure.to_string()),
+            Ok(Parsed::Text(text)) => Err(text),
+            Err(failure) => Err(failure.to_string()),
+        }
+    }
+
+    #[test]
+    fn options_that_do_not_fit_the_output_are_refused() {
+        let group = "239.1.1.1";
+        for words in [
+            &["-", group, "--json"][..],
+            &["-", group, "--device"],
+            &["-", group, "--no-clobber"],
+            &["file", group, "--spool-dir", "/tmp"],
+            &["file", group, "--yes"],
+            &["file", group, "--state-dir", "/tmp"],
+            &["file", group, "--device", "--no-clobber"],
+            &["--discard", group, "--no-clobber"],
+            &["--discard", group, "--pubkey", "key"],
+        ] {
+            let said = receiver_args(words).unwrap_err();
+            assert!(!said.contains('\n') && said.contains("--"), "{words:?}: {said}");
+        }
+        assert!(receiver_args(&["-", group, "--spool-dir", "/tmp"]).unwrap().is_stdout());
+        assert!(!receiver_args(&["./-", group, "--json"]).unwrap().is_stdout());
+        assert!(receiver_args(&["/dev/sdb", group, "--device", "--yes", "--state-dir", "/tmp", "--json"]).is_ok());
+    }
+
+    #[test]
+    fn image_is_off_unless_asked_for_and_needs_io_uring() {
+        let image = |words: &[&str]| {
+            let args = server(&[&["file", "239.1.1.1"], words].concat()).unwrap();
+            (args.image, args.check(PacingArg::Default).is_ok())
+        };
+        assert_eq!(image(&[]), (ImageArg::Off, true));
+        assert_eq!(image(&["--image", "auto", "--engine", "sendmmsg"]), (ImageArg::Auto, true));
+        assert_eq!(image(&["--image", "on", "--engine", "uring"]), (ImageArg::On, true));
+        assert_eq!(image(&["--image", "on", "--engine", "sendmmsg"]), (ImageArg::On, false));
     }
 
     #[test]
@@ -353,6 +554,7 @@ mod tests {
             ["--fec", "-1"],
             ["--fec", "0.5%"],
             ["--run", "0"],
+            ["--image", "maybe"],
             ["--run", "2049"],
             ["--window", "x"],
         ] {

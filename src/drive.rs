@@ -1,29 +1,43 @@
-//! Machine and kernel joined: one loop that sends, one that receives. All waiting happens here, and all words to the user.
+//! Machine and kernel joined: one loop that sends, one that receives, one that only counts what comes. All waiting happens here,
+//! and all words to the user.
 
 #[doc(hidden)]
 pub mod bench;
 pub mod digest_file;
+pub mod discard;
+pub mod keys;
 pub mod listen;
+pub mod manifest_file;
 pub mod receive;
 pub mod serve;
+pub mod verify;
 
+mod assembly;
 mod burst;
 mod choose;
+mod destination;
 mod dns;
 mod end;
 mod follow;
+mod image;
 mod kept;
 mod line;
 mod memberships;
+mod notices;
+mod printer;
 mod refusal;
 mod repair;
 mod report;
 mod runs;
+mod state_file;
+mod tally;
+mod trusted;
 mod unreadable;
 mod virtual_server;
 mod workers;
 
 pub use report::Report;
+pub use trusted::TrustOptions;
 
 use std::io::Write;
 use std::process::ExitCode;

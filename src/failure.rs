@@ -9,7 +9,7 @@ use std::path::Path;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Exit {
-    /// Done: for a receiver, every byte is verified and on disk.
+    /// Done: for a receiver, every byte is verified and on disk, or printed; or, if it keeps nothing, enough has come.
     Complete = 0,
     /// The command line cannot be understood or asks for what cannot be (EX_USAGE).
     Usage = 64,

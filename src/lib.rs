@@ -10,6 +10,7 @@
 //!
 //! ```text
 //! bin ─► cli, drive ─► sender, receiver ─► wire ─► manifest ─► digest ─► object ─► types, limits, failure
+//!               ├────► discovery ───────────────────────────────────────────────► types, limits, failure
 //!               ├────► fec ────────────────────────────────────────────► object
 //!               └────► sys ──────────────────────────────────────────────────────► types, limits, failure
 //! ```
@@ -19,9 +20,10 @@
 //! - The **protocol** (`wire` to `sender` and `receiver`) is sans-I/O: it takes time, bytes and completions as arguments, and
 //!   answers with values. It has no clock, socket, file, thread or global, so that any number of senders and receivers can run
 //!   in one deterministic simulation (`tests/sim`).
+//! - **`discovery`** is sans-I/O as well: DNS answers and what was heard go in, questions and sources to join come out.
 //! - **`fec`** is the erasure code of one block: repair symbols for the sender, whole blocks for the receiver's workers.
 //! - The **kernel** (`sys`) is all that is `unsafe`: sockets, maps, target files, the clock, signals. It knows no packet.
-//! - **`drive`** joins the two: one loop that sends, one that receives.
+//! - **`drive`** joins the two: one loop that sends, one that receives, and one that only counts what comes (`drive::discard`).
 //!
 //! # A packet's way
 //!
@@ -30,7 +32,8 @@
 //! (`drive::virtual_server`), each a thread with a sender, a socket and an engine of its own; they share the mapped source, the
 //! hashes of its payloads and the repair symbols, which `drive::repair` computes in the background. Each composes bursts in
 //! one buffer and hands them to io_uring (`sys::UringSocket`) or `sendmmsg` (`sys::SendSocket`), which send equal-sized neighbours as one GSO
-//! message. What the kernel refuses is sent again (`drive::line`); only errors of this host count, not what ICMP claims. The main
+//! message. Where asked for, the packets of a cycle are laid out once in a *packet image* (`drive::image`) and go from there without being
+//! copied. What the kernel refuses is sent again (`drive::line`); only errors of this host count, not what ICMP claims. The main
 //! thread watches the file, the signals and the clock.
 //!
 //! On the other side `sys::ReceiveSocket` fills a batch, `receiver::Receiver` judges every datagram and answers where its payload
@@ -40,6 +43,13 @@
 //! machine asks to have verified, and decode those that have enough symbols but not their own; what has been decoded is written only
 //! when its digest is right. Only a verified block counts; when all are, the file is synced and renamed into place.
 //!
+//! Where all this goes (`sys::Output`, and `sys::Target` once it is known what comes) may also be a block device, which is read back past
+//! the page cache before a block counts, or an unnamed file, from which `drive::printer` prints verified blocks in order.
+//!
+//! `drive::listen` holds the sockets of a receiver: one for each group and port. It joins whoever sends, or the sources that
+//! `discovery` chooses; `drive::dns` asks its questions on a thread of its own. It follows the interface through the kernel's news
+//! (`sys::LinkWatch`), and joins anew when that has come back or changed.
+//!
 //! # What is written where
 //!
 //! | file | content | trusted |
@@ -47,7 +57,10 @@
 //! | `.NAME.part` | the object as far as it has come, repair symbols among it | nothing, until a block's digest is right |
 //! | `.NAME.slots` | which symbol is in which slot, and its hash (`receiver`, module `slots`) | nothing: it says where to look |
 //! | `.NAME.object` | which object the two belong to (`sys::target`) | only to set them aside |
-//! | unnamed, in the cache folder | payload hashes and repair symbols of a server | as memory is |
+//! | the device, with `--device` | the same as in the `.part` | the same |
+//! | `.KERNELNAME.slots`, with `--state-dir` | the same as in `.NAME.slots` | nothing |
+//! | unnamed, in the spool folder | the same as in the `.part`, of what goes to standard output | nothing: each block is verified again when it is printed |
+//! | unnamed, in the cache folder | payload hashes, repair symbols and packet image of a server | as memory is |
 
 #![deny(unsafe_code)]
 

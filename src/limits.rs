@@ -48,8 +48,12 @@ pub const MANIFEST_SIGNED_SIZE_MAX: usize = 880;
 pub const MANIFEST_NAME_SIZE_MAX: usize = 128;
 /// Nesting of a manifest's JSON at most.
 pub const MANIFEST_DEPTH_MAX: usize = 8;
+/// Bytes of a signature beside its trusted comment.
+pub const SIGNATURE_FIXED_SIZE: usize = 138;
 /// Bytes of a signature's trusted comment at most.
 pub const TRUSTED_COMMENT_SIZE_MAX: usize = 256;
+/// Public keys that a receiver can be given: more than a rotation needs.
+pub const PUBLIC_KEY_COUNT_MAX: usize = 16;
 /// Channels of one session at most.
 pub const CHANNEL_COUNT_MAX: usize = 8;
 /// The logarithm of the largest group of a hashes packet.
@@ -78,14 +82,17 @@ pub const ROUND_DURATION_MIN: Duration = Duration::from_millis(10);
 pub const RATE_BPS_DEFAULT: u64 = 100_000_000;
 /// A burst lasts at most so long at the rate asked for. `sender::pacer` says what it costs to make it shorter.
 pub const BURST_DURATION: Duration = Duration::from_millis(1);
-/// The same where the time between packets was asked for: whoever does so wants gaps.
-pub const BURST_DURATION_PACKET_DELAY: Duration = Duration::from_micros(200);
-/// Bytes of a burst at most: what one GSO message can hold.
+/// The same where the time between packets was asked for: whoever does so wants gaps. At rates at which more than
+/// [`BURST_SIZE_MAX`] goes in this time, a burst holds that, because so many sleeps would cost more than the packets.
+pub const BURST_DURATION_SHORT: Duration = Duration::from_micros(200);
+/// Bytes of a burst at most, at other rates: what one GSO message can hold.
 pub const BURST_SIZE_MAX: u64 = 65_536;
 /// Virtual servers of one program at most: more cores than a host has, and threads that a mistyped number can start.
 pub const VIRTUAL_SERVER_COUNT_MAX: u32 = 256;
 /// Another virtual server is started for each so many bits per second of the rate.
 pub const VIRTUAL_SERVER_RATE_BPS: u64 = 10_000_000_000;
+/// Below this rate it is not measured whether to send from a packet image: there is little to gain.
+pub const RATE_BPS_IMAGE_MIN: u64 = 1_000_000_000;
 /// The longest PKT_DELAY.
 pub const PKT_DELAY_MAX: Duration = Duration::from_secs(3600);
 
@@ -124,7 +131,7 @@ pub const SOURCE_SILENCE_MAX: Duration = Duration::from_secs(3);
 /// A better source must have been heard for so long before a worse one is left.
 pub const SOURCE_RETURN_MIN: Duration = Duration::from_secs(1);
 /// Between two attempts to join a source that could not be joined.
-pub const JOIN_RETRY_INTERVAL: Duration = Duration::from_secs(10);
+pub const JOIN_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Records of one DNS answer at most: more than any server has use for.
 pub const DNS_RECORD_COUNT_MAX: usize = 256;
@@ -151,11 +158,33 @@ pub const DNS_BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// Failed lookups of one question before a receiver that knows no source gives up.
 pub const DNS_ATTEMPT_COUNT_MAX: u32 = 3;
 
+/// Of the manifests from addresses that have sent an authentic one, and of all others, one each is verified in so long: 200 a second
+/// together, which is 1 to 2 % of a core of a server, and a third of one of a small device.
+pub const VERIFY_INTERVAL: Duration = Duration::from_millis(10);
+/// Manifests of each of the two kinds that wait to be verified.
+pub const UNVERIFIED_COUNT_MAX: usize = 32;
+/// Authentic manifests that are recognised when they come again.
+pub const AUTHENTIC_COUNT_MAX: usize = 32;
+/// False signatures that are recognised when they come again.
+pub const FALSE_SIGNATURE_COUNT_MAX: usize = 1024;
+/// Addresses that are remembered to have sent an authentic manifest.
+pub const VOUCHED_ADDR_COUNT_MAX: usize = 16;
+/// After the first acceptable manifest others have so long to show that they are newer.
+pub const CHOICE_TIME: Duration = Duration::from_millis(50);
+/// The same while packets of objects come whose manifests have not been judged: at 1 Mbit/s one comes every 1.2 s.
+pub const CHOICE_TIME_MAX: Duration = Duration::from_secs(2);
+/// Objects of which packets came, and whose manifests have not been judged, that are waited for.
+pub const RIVAL_COUNT_MAX: usize = 4;
+/// The accepted object has been silent so long, while a newer one lives: go over to that.
+pub const SUCCESSION_SILENCE_MAX: Duration = Duration::from_secs(10);
+
 /// IPv6, UDP and packet headers. IPv4's are smaller, but symbol sizes are the same for both, so that their sessions can be mixed.
 pub const PACKET_OVERHEAD: u32 = 40 + 8 + HEADER_SIZE as u32;
 
+/// Blocks that a receiver puts together in memory at most, while they are filled, hashed and written.
+pub const ASSEMBLY_BLOCKS: usize = 8;
 /// Datagrams taken from the kernel by one system call.
-pub const RECEIVE_BATCH: usize = 16;
+pub const RECEIVE_BATCH: usize = 4;
 /// Bytes of one receive buffer: what GRO may hand over at once.
 pub const RECEIVE_BUFFER_SIZE: usize = 65_536;
 /// The socket's receive buffer that is asked for: 64 MiB hold some 30 ms at 10 Gbit/s, as the kernel counts, and

@@ -1,11 +1,17 @@
-//! The text of a manifest: what the object is, for which devices, and until when (docs/PROTOCOL.md, section 5.2).
+//! The text of a manifest: what the object is, for which devices, and until when (docs/PROTOCOL.md, section 5.2), and its signature
+//! (section 5.3).
 //!
 //! A text has exactly one form, so that the bytes that a signature covers are the bytes that are understood. Reading refuses every
 //! other form; a `Manifest` cannot be had but by reading, so that what a sender emits has been read as a receiver will read it.
 //! Never panics on what it is given, reads no clock (whether an object has expired is the caller's affair), and never takes a
-//! name for a path. It does not look at signatures.
+//! name for a path. Reading a text does not look at its signature (`signature`), and a signature covers any text.
 
 mod canonical;
+mod signature;
+#[cfg(test)]
+#[allow(dead_code, reason = "all tests share it, and none uses all of it")]
+#[path = "../tests/keys/signer.rs"]
+pub(crate) mod signer;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +24,7 @@ use crate::limits::{MANIFEST_DEPTH_MAX, MANIFEST_NAME_SIZE_MAX, MANIFEST_PAYLOAD
 use crate::types::{CodeId, Digest, ObjectKey, ObjectSize, SymbolSize};
 
 use canonical::{Fault, Object, Value, quote};
+pub use signature::{BadSignature, KeyId, NotAuthentic, PublicKey, Signature, Voucher, parse_signature_file};
 
 /// The largest code id: the header has three bits for it.
 const CODE_ID_MAX: u8 = 7;

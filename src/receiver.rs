@@ -8,6 +8,7 @@
 //!
 //! What is in every slot is noted in memory that outlives the process (`slots`), so that a receiver that is killed goes on where it was.
 
+mod authentic;
 mod bits;
 mod blocks;
 mod counts;
@@ -17,6 +18,8 @@ mod object;
 mod senders;
 mod sessions;
 mod slots;
+mod trust;
+mod verifier;
 mod waiting;
 
 use std::collections::VecDeque;
@@ -27,6 +30,7 @@ pub use counts::{Counts, DropReason};
 pub use loss::LossTracker;
 pub use senders::SenderEntry;
 pub use slots::{SlotEntry, SlotMemory, hash_of, plain_memory};
+pub use trust::{ClockUnset, Distrust, Trust};
 pub use waiting::Waiting;
 
 use crate::limits::{OBJECT_SILENCE_MAX, SILENCE_NOTICE};
@@ -94,7 +98,8 @@ pub struct Kept {
 /// What the caller must do next. Each is asked for once.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
-    /// A manifest has been accepted: create the target, then call `handle_prepared`.
+    /// A manifest has been accepted: create the target, then call `handle_prepared`. If one was accepted before, this one takes its
+    /// place: answers to what was asked for until now are void, and must not be given any more.
     Prepare {
         /// What will be received.
         manifest: Box<Manifest>,
@@ -142,6 +147,17 @@ pub enum Notice {
         size: ObjectSize,
         /// The largest that is allowed.
         size_max: u64,
+    },
+    /// A manifest is not trusted; said for the first one of each reason.
+    Distrusted(Distrust),
+    /// A manifest that expires is taken although the clock has not been set; said for the first one only.
+    ExpiryUnknown,
+    /// The accepted object is no longer sent, and a newer one takes its place.
+    Succeeded {
+        /// The version that was accepted.
+        old: u64,
+        /// The version that is accepted now.
+        new: u64,
     },
     /// The bytes of a block did not have its digest.
     BlockFailed(BlockIndex),
@@ -228,12 +244,14 @@ impl Work {
 pub struct Progress {
     /// Bytes of the object; 0 before a manifest was accepted.
     pub size: u64,
-    /// Bytes of verified blocks and of symbols held.
+    /// Bytes of verified and of counted blocks, and of symbols held.
     pub held: u64,
     /// Blocks of the object.
     pub blocks: u32,
     /// Blocks that are verified.
     pub blocks_verified: u32,
+    /// Blocks of which enough symbols have come, where they are only counted. Nothing is known of their bytes.
+    pub blocks_counted: u32,
 }
 
 #[derive(Debug)]
@@ -252,6 +270,10 @@ enum Phase {
 #[derive(Debug)]
 pub struct Receiver {
     config: ReceiverConfig,
+    /// Symbols are only counted.
+    counts_only: bool,
+    /// What it needs to tell who vouches for a manifest; `None`: anybody may.
+    signed: Option<Box<authentic::Signed>>,
     phase: Phase,
     waiting: Waiting,
     senders: Senders,
@@ -278,6 +300,8 @@ impl Receiver {
     pub fn new(now: Time, config: ReceiverConfig) -> Self {
         Self {
             config,
+            counts_only: false,
+            signed: None,
             phase: Phase::Waiting,
             waiting: Waiting::new(),
             senders: Senders::new(),
@@ -294,6 +318,20 @@ impl Receiver {
             handled: now,
             other: None,
         }
+    }
+
+    /// The same, but one that only counts symbols. It judges them like any other; the caller stores and keeps nothing, and says at once
+    /// that it has. No memory is needed for a map. Of work it asks for `Work::HashZeroes` alone, and nothing else is ever verified, so that
+    /// `Action::Commit` comes only for an object without data: whether it is done, [`has_enough`](Self::has_enough) tells.
+    #[must_use]
+    pub fn counting(self) -> Self {
+        Self { counts_only: true, ..self }
+    }
+
+    /// Whether enough symbols of every block have come, of a receiver that only counts.
+    #[must_use]
+    pub fn has_enough(&self) -> bool {
+        matches!(&self.phase, Phase::Receiving(object) | Phase::Complete(object) if object.blocks.has_enough())
     }
 
     /// What happened to all datagrams.
@@ -332,6 +370,12 @@ impl Receiver {
         self.object().into_iter().flat_map(Object::missing)
     }
 
+    /// The value of a block, if that is verified; of an object of one block, the digest.
+    #[must_use]
+    pub fn verified_value(&self, block: BlockIndex) -> Option<Digest> {
+        self.object()?.verified_value(block)
+    }
+
     /// The target is ready; `reused`: it had the object's size before, so that its bytes may be right. `memory` has the words that were
     /// asked for, with whatever an earlier attempt left in them. The answer holds the data packets that came early: hand each to
     /// `handle_datagram` now.
@@ -340,6 +384,9 @@ impl Receiver {
     /// If the memory does not have as many words as were asked for.
     pub fn handle_prepared(&mut self, now: Time, reused: bool, memory: Box<dyn SlotMemory>) -> Waiting {
         if let Phase::Preparing(mut object) = std::mem::replace(&mut self.phase, Phase::Waiting) {
+            if self.counts_only {
+                object.blocks.count_only();
+            }
             object.prepared(now, reused, memory);
             self.phase = Phase::Receiving(object);
             self.settle();
@@ -363,7 +410,7 @@ impl Receiver {
     /// Symbols have been written.
     pub fn handle_stored(&mut self, stores: &[Store]) {
         if let Phase::Receiving(object) = &mut self.phase {
-            stores.iter().for_each(|store| object.blocks.stored(store));
+            stores.iter().for_each(|store| object.stored(store));
         }
     }
 
@@ -377,7 +424,7 @@ impl Receiver {
     /// A symbol is kept; or not, for want of room: then it is needed again.
     pub fn handle_kept(&mut self, kept: Kept, is_kept: bool) {
         if let Phase::Receiving(object) = &mut self.phase {
-            object.blocks.kept(kept, is_kept);
+            object.kept(kept, is_kept);
         }
     }
 
@@ -485,7 +532,7 @@ impl Receiver {
         });
         let timeout = self.config.timeout.map(|timeout| self.started.after(timeout));
         let idle = self.config.idle_timeout.map(|timeout| self.heard.after(timeout));
-        [silence, superseded, timeout, idle].into_iter().flatten().min()
+        [silence, superseded, timeout, idle, self.poll_trust_timeout()].into_iter().flatten().min()
     }
 
     /// Time has passed. To be called after each batch of datagrams as well.
@@ -503,10 +550,11 @@ impl Receiver {
             self.said_silent = true;
             self.notice(Notice::Silent);
         }
+        self.handle_trust_timeout(now);
         if let Phase::Receiving(object) = &mut self.phase
             && let Some(symbol_size) = object.change_session_if_useless(now)
         {
-            self.remap = Some(object.blocks.word_count());
+            self.remap = (!object.blocks.is_attached()).then(|| object.blocks.word_count());
             self.notice(Notice::SessionChanged(symbol_size));
         }
     }

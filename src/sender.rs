@@ -7,6 +7,7 @@ mod content;
 mod order;
 mod pacer;
 mod share;
+mod stretch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +18,7 @@ pub use carousel::{Carousel, Fec, SentBlock};
 pub use content::Content;
 pub use pacer::{Pacer, Pacing, Round};
 pub use share::Share;
+pub use stretch::{Stretch, WideStep};
 
 use crate::digest::ObjectTree;
 use crate::limits::{
@@ -26,8 +28,8 @@ use crate::limits::{
 use crate::object::{Group, Layout, group_count};
 use crate::types::{BlockIndex, ChannelId, CodeId, Digest, Esi, ObjectKey, Position, SymbolSize, Time};
 use crate::wire::{
-    ChannelEntry, Header, Kind, ManifestPayload, SessionDescription, emit_hashes, emit_manifest, hashes_size,
-    manifest_size, payload_hash, seal, seal_with,
+    ChannelEntry, Header, Kind, ManifestPayload, SessionDescription, SignatureBytes, emit_hashes, emit_manifest,
+    hashes_size, manifest_size, payload_hash, seal, seal_with,
 };
 
 /// How an object is to be sent.
@@ -49,6 +51,8 @@ pub struct SenderConfig {
     pub passes: Option<u64>,
     /// The manifest's canonical text.
     pub manifest_text: Vec<u8>,
+    /// Its signature as packets carry it; empty: it has none.
+    pub manifest_signature: Vec<u8>,
 }
 
 /// Why an object cannot be sent as configured.
@@ -238,6 +242,13 @@ impl Sender {
         self.cursor.map_or(0, |cursor| cursor.symbol().0)
     }
 
+    /// The data packet of a position, which must be within the cycle.
+    #[must_use]
+    pub fn data_at(&self, position: u64) -> Outgoing {
+        let (block, esi) = self.carousel.symbol_at(position);
+        Outgoing::Data { position: Position::new(position).expect("within the cycle"), block, esi }
+    }
+
     /// [`Self::poll_with`] where there are no repair symbols, or all of them have been computed.
     pub fn poll(&mut self, now: Time) -> Step {
         self.poll_ready(now, |_| true)
@@ -263,10 +274,15 @@ impl Sender {
             return Step::Wait(at);
         }
         let outgoing = self.next(now, manifest_due, is_ready);
-        let size = self.packet_size(&outgoing) as u64 + u64::from(self.ip_overhead);
+        self.spend(self.packet_size(&outgoing));
+        Step::Send(outgoing)
+    }
+
+    /// A packet of so many bytes goes.
+    fn spend(&mut self, packet_size: usize) {
+        let size = packet_size as u64 + u64::from(self.ip_overhead);
         self.pacer.spend(size);
         self.counts.ip_bytes += size;
-        Step::Send(outgoing)
     }
 
     /// Where there is nothing but manifest packets, a late burst must not bring them closer than 1 ms.
@@ -478,10 +494,12 @@ fn manifest_packet(
     let percent = carousel.repair_percent();
     let description =
         SessionDescription::new(config.symbol_size, code, percent, [entry].into_iter()).expect("one channel");
-    let payload = ManifestPayload { description, text: &config.manifest_text, signature: None };
+    let (text, signature) = (config.manifest_text.as_slice(), config.manifest_signature.as_slice());
+    let is_signed = !signature.is_empty();
+    let payload = ManifestPayload { description, text, signature: is_signed.then_some(SignatureBytes(signature)) };
     let needed = manifest_size(&payload);
     let room = MANIFEST_PAYLOAD_SIZE_MAX.min(config.payload_size_max as usize);
-    if needed > room || config.manifest_text.len() > MANIFEST_SIGNED_SIZE_MAX {
+    if needed > room || text.len() + signature.len() > MANIFEST_SIGNED_SIZE_MAX {
         return Err(Unsendable::ManifestTooLarge { needed, room });
     }
     let mut packet = vec![0; HEADER_SIZE + needed];

@@ -1,10 +1,12 @@
-//! The kernel: clock, signals, interfaces, sockets, the source file and the receiver's target.
+//! The kernel: clock, signals, interfaces, sockets, the source file and the receiver's output.
 //!
 //! All of the project's `unsafe` is here, in the submodules marked so below. Nothing here knows a packet: bytes go in and come
 //! out, and `drive` joins them to the protocol. Buffers and header arrays are allocated when a socket is opened; sending and
 //! receiving allocate nothing.
 
 pub mod clock;
+#[allow(unsafe_code)]
+pub mod device;
 pub mod error_queue;
 #[allow(unsafe_code)]
 pub mod interface;
@@ -13,6 +15,7 @@ pub mod link_watch;
 mod membership;
 #[allow(unsafe_code)]
 pub mod memory;
+pub mod output;
 #[allow(unsafe_code)]
 pub mod processors;
 #[allow(unsafe_code)]
@@ -36,14 +39,16 @@ pub mod target;
 #[allow(unsafe_code)]
 pub mod uring_socket;
 
+pub use device::{Device, ReadBack};
 pub use error_queue::QueuedErrors;
 pub use interface::Interface;
 pub use link_watch::LinkWatch;
+pub use output::{Output, OutputKind};
 pub use receive_socket::{ReceiveOptions, ReceiveSocket};
 pub use scratch::{Scratch, ScratchSlots, free_space};
-pub use send_socket::{Message, SendOptions, SendSocket};
+pub use send_socket::{Lent, Memory, Message, SendOptions, SendSocket};
 pub use signals::StopSignal;
 pub use slot_file::SlotFile;
 pub use source_file::{FileIdentity, Hold, SourceFile, SourceMap, SourceState};
-pub use target::Target;
-pub use uring_socket::UringSocket;
+pub use target::{Created, PartFile, Spool, Target};
+pub use uring_socket::{ImageUsage, UringSocket};

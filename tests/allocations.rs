@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use iotupd::drive::bench::{Manner, OurSender, Recording, Replay, Way};
-use iotupd::drive::serve::EngineChoice;
+use iotupd::drive::serve::{EngineChoice, ImageChoice};
 use iotupd::limits::FEC_PERCENT_DEFAULT;
 use iotupd::sender::{Fec, Pacing};
 
@@ -85,13 +85,14 @@ fn sender_allocates_nothing(engine: EngineChoice, pacing: Pacing, fec: Fec) {
     let (_folder, path) = noise();
     // Loopback can multicast without being told to; nobody is a member of the group.
     let way = Way::new("lo", "239.77.7.8:4242".parse().unwrap()).unwrap();
-    let (count, sent) = OurSender::with(&way, &path, Manner { engine, pacing, fec }, |sender| {
-        // Two passes: every buffer has then been in use, and every hash is known.
-        sender.send_packets(2 * sender.round_length()).unwrap();
-        let mut sent = 0;
-        (allocations_of(|| sent = sender.send_packets(3 * sender.round_length()).unwrap()), sent)
-    })
-    .unwrap();
+    let (count, sent) =
+        OurSender::with(&way, &path, Manner { engine, pacing, fec, image: ImageChoice::Off }, |sender| {
+            // Two passes: every buffer has then been in use, and every hash is known.
+            sender.send_packets(2 * sender.round_length()).unwrap();
+            let mut sent = 0;
+            (allocations_of(|| sent = sender.send_packets(3 * sender.round_length()).unwrap()), sent)
+        })
+        .unwrap();
     assert!(sent > 8_000, "{sent} packets");
     assert_eq!(count, 0, "allocations for {sent} packets");
 }

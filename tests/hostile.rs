@@ -9,20 +9,28 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use iotupd::digest::{ObjectTree, block_value};
-use iotupd::limits::BLOCK_SIZE;
-use iotupd::manifest::{DisplayName, Members};
+use iotupd::limits::{BLOCK_SIZE, CHOICE_TIME_MAX};
+use iotupd::manifest::{DisplayName, Members, PublicKey};
 use iotupd::object::{Group, block_size};
 use iotupd::receiver::{
-    Action, DropReason, Kept, Receiver, ReceiverConfig, SlotMemory, Store, Verdict, Work, plain_memory,
+    Action, ClockUnset, DropReason, Kept, Receiver, ReceiverConfig, SlotMemory, Store, Trust, Verdict, Work,
+    plain_memory,
 };
 use iotupd::sender::{Fec, Outgoing, Pacing, Sender, SenderConfig};
 use iotupd::types::{BlockIndex, Digest, Esi, ObjectSize, Position, SymbolSize, Time};
 use iotupd::wire::seal;
+use signer::{FIRST, SECOND, TestKey};
+
+#[allow(dead_code, reason = "all tests share it, and none uses all of it")]
+#[path = "keys/signer.rs"]
+mod signer;
 
 const CASES_DEFAULT: u64 = 1_000_000;
 const CASES_PER_BATCH: u64 = 20_000;
 const SEED: u64 = 0x107D_2026;
 const HEADER_SIZE: usize = 44;
+const VERSION: u64 = 3;
+const COMPATIBLE: &str = "board";
 const SIZE: usize = 2 * BLOCK_SIZE as usize + 700;
 
 /// Splitmix64 (Steele, Lea and Flood, 2014).
@@ -66,14 +74,27 @@ struct World {
     data: Vec<Vec<Vec<u8>>>,
 }
 
+/// Signed by a key that receivers with keys have, and such that they take it from 1970-01-01T00:16:40Z for as long again.
 fn sender_of(content: &[u8], symbol_size: u16, change: impl Fn(&mut Members)) -> (Sender, Arc<ObjectTree>) {
+    signed_sender_of(content, symbol_size, change, |text| FIRST.sign(text, "comment"))
+}
+
+fn signed_sender_of(
+    content: &[u8],
+    symbol_size: u16,
+    change: impl Fn(&mut Members),
+    sign: impl Fn(&[u8]) -> Vec<u8>,
+) -> (Sender, Arc<ObjectTree>) {
     let size = ObjectSize::new(content.len() as u64).unwrap();
     let blocks = (0..).map(BlockIndex).zip(content.chunks(BLOCK_SIZE as usize));
     let values = blocks.map(|(block, bytes)| block_value(size, block, bytes)).collect();
     let zero = content.chunks(BLOCK_SIZE as usize).map(|bytes| bytes.iter().all(|&byte| byte == 0)).collect();
     let tree = Arc::new(ObjectTree::new(size, values, zero));
     let mut members = Members::new(tree.digest(), size, DisplayName::new("object.bin").unwrap());
+    (members.version, members.created, members.expires) = (VERSION, Some(1000), Some(2000));
+    members.compatible = DisplayName::new(COMPATIBLE);
     change(&mut members);
+    let manifest_text = members.manifest().unwrap().to_text().into_bytes();
     let config = SenderConfig {
         symbol_size: SymbolSize::new(symbol_size).unwrap(),
         payload_size_max: 8896,
@@ -82,7 +103,8 @@ fn sender_of(content: &[u8], symbol_size: u16, change: impl Fn(&mut Members)) ->
         start_ppm: 0,
         fec: Fec::OFF,
         passes: None,
-        manifest_text: members.manifest().unwrap().to_text().into_bytes(),
+        manifest_signature: sign(&manifest_text),
+        manifest_text,
     };
     (Sender::new(Arc::clone(&tree), &config).unwrap(), tree)
 }
@@ -121,7 +143,32 @@ impl World {
         for other in [&content[..700], &content[..0], &content[1 << 20..2 << 20]] {
             world.add(&sender_of(other, 1408, |_| {}).0, other);
         }
+        world.add_signed(&content[..700]);
         world
+    }
+
+    /// What only receivers with keys judge.
+    fn add_signed(&mut self, content: &[u8]) {
+        let texts: [fn(&mut Members); 5] = [
+            |members| members.version = VERSION + 1,
+            |members| members.version = VERSION - 1,
+            |members| members.compatible = None,
+            |members| (members.version, members.expires) = (VERSION + 2, None),
+            |members| members.expires = Some(1400),
+        ];
+        for change in texts {
+            let (sender, _) = sender_of(content, 1408, change);
+            self.packets.push(packet(&sender, content, &Outgoing::Manifest));
+        }
+        type Sign = fn(&[u8]) -> Vec<u8>;
+        let unsigned: Sign = |_| Vec::new();
+        let by_another: Sign = |text| SECOND.sign(text, "");
+        let of_another: Sign = |_| FIRST.sign(b"another text", "");
+        let legacy: Sign = |text| FIRST.sign_legacy(text, "");
+        for sign in [unsigned, by_another, of_another, legacy] {
+            let (sender, _) = signed_sender_of(content, 1408, |_| {}, sign);
+            self.packets.push(packet(&sender, content, &Outgoing::Manifest));
+        }
     }
 
     fn add(&mut self, sender: &Sender, content: &[u8]) {
@@ -217,8 +264,7 @@ fn change(random: &mut Random, world: &World, datagram: &mut Vec<u8>) {
         // A symbol of the last block, which has but a few.
         9 if payload_size > 0 => {
             let (esi, size) = (random.below(8) as u8, *random.pick(&[704, 512]));
-            datagram[30..36].copy_from_slice(&[0, esi, 0, 0, 0, 2]);
-            datagram.resize(HEADER_SIZE + size, 7);
+            move_to_last_block(datagram, esi, size);
         }
         _ => {
             let other = random.pick(&world.packets);
@@ -226,6 +272,12 @@ fn change(random: &mut Random, world: &World, datagram: &mut Vec<u8>) {
             datagram.extend(&other[HEADER_SIZE..]);
         }
     }
+}
+
+/// Makes a data packet one of the last block.
+fn move_to_last_block(datagram: &mut Vec<u8>, esi: u8, size: usize) {
+    datagram[30..36].copy_from_slice(&[0, esi, 0, 0, 0, 2]);
+    datagram.resize(HEADER_SIZE + size, 7);
 }
 
 /// How far a batch's receiver is brought before the hostile packets come.
@@ -256,9 +308,19 @@ struct Victim<'a> {
 
 impl<'a> Victim<'a> {
     fn new(random: &mut Random, world: &'a World, start: Start) -> Self {
+        let which = random.below(world.data.len());
+        Self::with_session(random, world, start, which)
+    }
+
+    /// One that is sent symbols of the size with this number first.
+    fn with_session(random: &mut Random, world: &'a World, start: Start, which: usize) -> Self {
         let size_max = if random.one_in(20) { 1000 } else { u64::MAX };
         let config = ReceiverConfig { size_max, timeout: None, idle_timeout: None, decode: !random.one_in(5) };
-        let receiver = Receiver::new(Time::default(), config);
+        let mut receiver = match random.one_in(4) {
+            true => Receiver::with_trust(Time::default(), config, trust(random)),
+            false => Receiver::new(Time::default(), config),
+        };
+        receiver.handle_wall_clock(1500);
         let may_prepare = !matches!(start, Start::Waiting | Start::Preparing);
         let mut victim = Self {
             world,
@@ -273,9 +335,10 @@ impl<'a> Victim<'a> {
             is_prepared: false,
             is_fresh: false,
         };
-        let which = random.below(world.data.len());
         if !matches!(start, Start::Waiting) {
             victim.feed(random, &world.manifests[which]);
+            victim.now = victim.now.after(CHOICE_TIME_MAX);
+            victim.receiver.handle_timeout(victim.now);
         }
         if matches!(start, Start::Complete) {
             while !victim.is_prepared && size_max == u64::MAX {
@@ -306,6 +369,16 @@ impl<'a> Victim<'a> {
         }
     }
 
+    /// More symbols of a block than it needs, before the first is written.
+    fn feed_last_block(&mut self, random: &mut Random) {
+        for esi in 0..5 {
+            let mut symbol = random.pick(&self.world.data)[0].clone();
+            move_to_last_block(&mut symbol, esi, 512);
+            seal(&mut symbol);
+            self.feed(random, &symbol);
+        }
+    }
+
     fn object_size(&self) -> ObjectSize {
         self.receiver.manifest().expect("an object is being received").size
     }
@@ -313,7 +386,11 @@ impl<'a> Victim<'a> {
     /// Does some of what the receiver has asked for.
     fn answer(&mut self, random: &mut Random) {
         match self.receiver.poll_action() {
-            Some(Action::Prepare { word_count, .. }) => (self.is_asked, self.word_count) = (true, Some(word_count)),
+            Some(Action::Prepare { word_count, .. }) => {
+                (self.is_asked, self.is_prepared, self.word_count) = (true, false, Some(word_count));
+                // What was asked for before is void.
+                (self.stores, self.keeps, self.works) = (vec![], vec![], vec![]);
+            }
             Some(Action::Remap { word_count }) => self.word_count = Some(word_count),
             _ => {}
         }
@@ -388,6 +465,9 @@ impl<'a> Victim<'a> {
     fn pass_time(&mut self, random: &mut Random) {
         let millis = if random.one_in(300) { random.below(40_000) } else { random.below(30) };
         self.now = self.now.after(Duration::from_millis(millis as u64));
+        if random.one_in(20) {
+            self.receiver.handle_wall_clock(*random.pick(&[0, 999, 1500, 1500, 1500, 2500, u64::MAX]));
+        }
         self.receiver.handle_timeout(self.now);
         let _ = self.receiver.poll_timeout();
     }
@@ -403,6 +483,18 @@ impl<'a> Victim<'a> {
         }
         assert!(self.receiver.senders().len() <= iotupd::limits::SENDER_COUNT_MAX);
         assert!(self.is_asked || !self.is_prepared);
+    }
+}
+
+/// What takes the true manifests, while the clock is right.
+fn trust(random: &mut Random) -> Trust {
+    let key = |key: &TestKey| PublicKey::parse(key.public()).unwrap();
+    Trust {
+        keys: vec![key(&FIRST)],
+        version_min: VERSION,
+        compatible: DisplayName::new(COMPATIBLE),
+        clock_unset: if random.one_in(2) { ClockUnset::Refuse } else { ClockUnset::Ignore },
+        seed: random.next(),
     }
 }
 
@@ -433,6 +525,9 @@ fn batch(seed: u64, world: &World, cases: u64, totals: &mut Totals) {
     for case in 0..cases {
         let datagram = hostile_datagram(&mut random, world);
         victim.feed(&mut random, &datagram);
+        if random.one_in(50) {
+            victim.feed_last_block(&mut random);
+        }
         victim.answer(&mut random);
         if random.one_in(32) {
             victim.pass_time(&mut random);
@@ -478,7 +573,7 @@ fn no_datagram_makes_a_receiver_panic_or_break_its_invariants() {
 fn all_symbol_numbers_of_one_block_fill_each_slot_once_and_no_more() {
     let world = World::new();
     let mut random = Random(SEED);
-    let mut victim = Victim::new(&mut random, &world, Start::Receiving);
+    let mut victim = Victim::with_session(&mut random, &world, Start::Receiving, 0);
     victim.is_fresh = true;
     while !victim.is_prepared {
         victim.answer(&mut random);

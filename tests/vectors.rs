@@ -4,8 +4,9 @@
 use std::fs;
 use std::path::PathBuf;
 
-use iotupd::manifest;
-use iotupd::receiver::{Action, DropReason, Receiver, ReceiverConfig, Verdict, plain_memory};
+use iotupd::limits::CHOICE_TIME_MAX;
+use iotupd::manifest::{self, DisplayName, PublicKey};
+use iotupd::receiver::{Action, ClockUnset, DropReason, Receiver, ReceiverConfig, Trust, Verdict, plain_memory};
 use iotupd::types::Time;
 use iotupd::wire::{ManifestPayload, Packet, parse};
 use serde_json::{Value, json};
@@ -20,6 +21,11 @@ mod packets;
 mod reed_solomon;
 #[path = "vectors/refused.rs"]
 mod refused;
+#[path = "vectors/signed.rs"]
+mod signed;
+#[allow(dead_code, reason = "all tests share it, and none uses all of it")]
+#[path = "keys/signer.rs"]
+mod signer;
 
 /// One datagram and its meaning.
 struct Vector {
@@ -69,6 +75,7 @@ fn files_are_what_their_descriptions_make() {
     let mut vectors = accepted::all(&objects);
     assert!(vectors.len() >= 20, "accepted vectors");
     vectors.extend(refused::all(&objects));
+    vectors.extend(signed::all(&objects));
     let is_update = std::env::var_os("UPDATE_VECTORS").is_some();
     for Vector { name, datagram, json } in &vectors {
         if is_update {
@@ -163,13 +170,29 @@ fn manifest_json(payload: &ManifestPayload<'_>, actual: &mut Value) {
 /// A receiver that has taken the manifest that the vector names, if it names one.
 fn receiver_before(json: &Value) -> Receiver {
     let config = ReceiverConfig { size_max: u64::MAX, timeout: None, idle_timeout: None, decode: true };
-    let mut receiver = Receiver::new(Time::default(), config);
+    let mut receiver = match json["receiver"].as_object() {
+        Some(_) => Receiver::with_trust(Time::default(), config, trust(&json["receiver"])),
+        None => Receiver::new(Time::default(), config),
+    };
+    receiver.handle_wall_clock(json["receiver"]["clock"].as_u64().unwrap_or(0));
     if let Some(before) = json["accepted_before"].as_str() {
         assert_eq!(judge(&mut receiver, &read(before).0), Verdict::Taken, "{before}");
         let Some(Action::Prepare { word_count, .. }) = receiver.poll_action() else { panic!("{before}: no target") };
         receiver.handle_prepared(Time::default(), false, plain_memory(word_count));
     }
     receiver
+}
+
+/// What the member `receiver` of a vector asks for.
+fn trust(json: &Value) -> Trust {
+    let keys = json["keys"].as_array().expect("keys").iter().map(|key| PublicKey::parse(key.as_str().unwrap()));
+    Trust {
+        keys: keys.map(|key| key.expect("a public key")).collect(),
+        version_min: json["min_version"].as_u64().expect("a version"),
+        compatible: json["compatible"].as_str().and_then(DisplayName::new),
+        clock_unset: if json["clock_unset"] == "refuse" { ClockUnset::Refuse } else { ClockUnset::Ignore },
+        seed: 0,
+    }
 }
 
 fn judge(receiver: &mut Receiver, datagram: &[u8]) -> Verdict {
@@ -201,14 +224,39 @@ fn accepted_vectors_are_taken() {
 }
 
 #[test]
+fn signed_vectors_are_accepted_and_their_vouchers_known() {
+    let mut count = 0;
+    for name in names() {
+        let (datagram, json) = read(&name);
+        if json["accepted"] == true && json["receiver"].is_object() {
+            let mut receiver = receiver_before(&json);
+            assert_eq!(judge(&mut receiver, &datagram), Verdict::Taken, "{name}");
+            receiver.handle_timeout(Time::default().after(CHOICE_TIME_MAX));
+            assert!(matches!(receiver.poll_action(), Some(Action::Prepare { .. })), "{name}");
+            let voucher = receiver.voucher().expect("somebody vouches for it");
+            let found = json!({ "key_id": voucher.key_id().to_string(), "comment": voucher.comment() });
+            assert_eq!(found, json["voucher"], "{name}");
+            count += 1;
+        }
+    }
+    assert!(count >= 5, "signed vectors");
+}
+
+#[test]
 fn refused_vectors_are_dropped_for_the_stated_reason() {
     let mut count = 0;
     for name in names() {
         let (datagram, json) = read(&name);
         if json["accepted"] == false {
-            let verdict = judge(&mut receiver_before(&json), &datagram);
-            let Verdict::Dropped(reason) = verdict else { panic!("{name}: {verdict:?}") };
-            assert_eq!(json["counter"], DropReason::name(reason), "{name}");
+            let mut receiver = receiver_before(&json);
+            let verdict = judge(&mut receiver, &datagram);
+            // A signature is verified when its turn comes, so that a receiver with keys may say nothing yet.
+            assert!(matches!(verdict, Verdict::Dropped(_)) || json["receiver"].is_object(), "{name}: {verdict:?}");
+            receiver.handle_timeout(Time::default().after(CHOICE_TIME_MAX));
+            assert_eq!(receiver.poll_action(), None, "{name}");
+            let counts = DropReason::ALL.iter().filter(|reason| receiver.counts().dropped(**reason) > 0);
+            let counters: Vec<_> = counts.map(|reason| reason.name()).collect();
+            assert_eq!(vec![json["counter"].clone()], counters, "{name}");
             count += 1;
         }
     }

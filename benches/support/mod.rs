@@ -2,11 +2,12 @@
 
 #![allow(dead_code, reason = "every bench uses its part")]
 
+mod machine;
+
 use std::fs;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Once;
 use std::time::Duration;
 
@@ -66,44 +67,54 @@ impl Default for Noise {
     }
 }
 
-/// Tells, once, what machine this is.
+/// Tells, once, what machine this is, and notes it beside what criterion keeps.
 pub(crate) fn print_machine() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("\t: unknown");
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        say(&format!(
-            "machine: {}, {cores} cores, Linux {}",
-            model.trim_start_matches(['\t', ' ', ':']),
-            kernel.trim()
-        ));
-        say(&format!("interface: {}", describe(&interface())));
+        let lines = machine::describe(&interface());
+        lines.iter().for_each(|line| say(line));
+        if is_measuring() {
+            write(&criterion_folder().join("machine.txt"), &(lines.join("\n") + "\n"));
+        }
     });
 }
 
-fn describe(name: &str) -> String {
-    let folder = Path::new("/sys/class/net").join(name);
-    let read = |file: &str| fs::read_to_string(folder.join(file)).map_or("?".into(), |text| text.trim().to_owned());
-    let driver = fs::read_link(folder.join("device/driver")).ok();
-    let driver = driver.as_deref().and_then(Path::file_name).map_or("none (virtual)".into(), |at| at.to_string_lossy());
-    let (mtu, speed) = (read("mtu"), read("speed"));
-    format!("{name}, driver {driver}, MTU {mtu}, {speed} Mbit/s, {}", offloads(name))
+/// Whether the figures are to be measured: not if criterion was asked to try the benches once, or to list them.
+#[must_use]
+pub(crate) fn is_measuring() -> bool {
+    // Criterion takes any other call for a test.
+    std::env::args().any(|arg| arg == "--bench")
+        && !std::env::args().any(|arg| arg == "--test" || arg == "--list" || arg.starts_with("--profile-time"))
 }
 
-/// The offloads that matter here, as ethtool(8) tells them: sysfs does not.
-fn offloads(name: &str) -> String {
-    const NAMES: [&str; 4] =
-        ["tx-udp-segmentation", "generic-segmentation-offload", "tx-checksumming", "scatter-gather"];
-    let output = Command::new("ethtool").args(["-k", name]).output();
-    let Ok(output) = output else { return "offloads unknown (no ethtool)".into() };
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let state = |wanted: &&str| {
-        let line = text.lines().find_map(|line| line.trim().strip_prefix(*wanted)?.strip_prefix(": "));
-        format!("{wanted} {}", line.unwrap_or("?"))
-    };
-    NAMES.iter().map(state).collect::<Vec<_>>().join(", ")
+/// The folder of everything that is built.
+fn target_folder() -> PathBuf {
+    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    scratch.parent().unwrap_or(scratch).to_owned()
+}
+
+fn criterion_folder() -> PathBuf {
+    std::env::var_os("CRITERION_HOME").map_or_else(|| target_folder().join("criterion"), PathBuf::from)
+}
+
+/// Keeps figures as `target/results/NAME.tsv`, which scripts/plot reads: what they are, the machine, the columns' names, the rows.
+pub(crate) fn keep(name: &str, what: &str, columns: &[&str], rows: &[Vec<String>]) {
+    if !is_measuring() || rows.is_empty() {
+        return;
+    }
+    let notes = std::iter::once(format!("what: {what}")).chain(machine::describe(&interface()));
+    let notes = notes.map(|note| format!("# {note}\n"));
+    let table = std::iter::once(columns.join("\t")).chain(rows.iter().map(|row| row.join("\t")));
+    let text: String = notes.chain(table.map(|line| line + "\n")).collect();
+    write(&target_folder().join("results").join(name).with_extension("tsv"), &text);
+}
+
+/// Writes a file, or says why it cannot: the figures have been printed all the same.
+fn write(path: &Path, text: &str) {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    if let Err(error) = fs::create_dir_all(folder).and_then(|()| fs::write(path, text)) {
+        say(&format!("write {}: {error}", path.display()));
+    }
 }
 
 /// Packets, and the time that they took.

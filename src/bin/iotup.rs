@@ -3,15 +3,19 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use iotupd::cli::{ManifestArgs, Parsed, Tool, ToolArgs, parse};
+use iotupd::cli::{ManifestArgs, Parsed, Tool, ToolArgs, VerifyArgs, parse};
 use iotupd::digest::ObjectTree;
 use iotupd::drive::digest_file::{self, CacheFolder};
+use iotupd::drive::verify::{VerifyOptions, verify};
 use iotupd::drive::{Report, serve};
 use iotupd::failure::{Exit, Failure, shown};
+use iotupd::limits::{MANIFEST_SIGNED_SIZE_MAX, SIGNATURE_FIXED_SIZE, TRUSTED_COMMENT_SIZE_MAX};
 use iotupd::manifest::DisplayName;
-use iotupd::sys::{SourceFile, signals};
+use iotupd::sys::{SourceFile, clock, signals};
 
 const PROGRAM: &str = "iotup";
+/// Bytes of a text with which every signature fits a packet.
+const TEXT_SIZE_MAX: usize = MANIFEST_SIGNED_SIZE_MAX - SIGNATURE_FIXED_SIZE - TRUSTED_COMMENT_SIZE_MAX;
 
 fn main() -> ExitCode {
     iotupd::drive::exit_code(PROGRAM, run())
@@ -32,6 +36,10 @@ fn run() -> Result<Exit, Failure> {
             Ok(Exit::Complete)
         }
         Tool::Manifest(args) => manifest(&args),
+        Tool::Verify(VerifyArgs { manifest, file, pubkey }) => {
+            let options = VerifyOptions { manifest, file, public_keys: pubkey };
+            iotupd::drive::print(&verify(&options, &mut Report::new(PROGRAM, false))?)
+        }
     }
 }
 
@@ -56,9 +64,15 @@ fn manifest(args: &ManifestArgs) -> Result<Exit, Failure> {
         members.compatible = Some(name("--compatible", text)?);
     }
     members.version = args.version;
-    members.expires = args.expires;
-    let what = || format!("write a manifest of {}", shown(&args.file));
-    let manifest = members.manifest().map_err(|refusal| Failure::new(Exit::Usage, what(), refusal.to_string()))?;
+    let now = clock::unix_seconds();
+    members.expires = args.expires.map(|when| when.unix_seconds(now));
+    members.created = args.created.map(|when| when.unix_seconds(now)).or(members.created);
+    let cannot = |cause: String| Failure::new(Exit::Usage, format!("write a manifest of {}", shown(&args.file)), cause);
+    let text = members.manifest().map_err(|refusal| cannot(refusal.to_string()))?.to_text();
+    if text.len() > TEXT_SIZE_MAX {
+        let cause = format!("it has {} bytes, and with more than {TEXT_SIZE_MAX} not every signature fits", text.len());
+        return Err(cannot(cause).remedy("choose a shorter --name or --compatible"));
+    }
     // Exactly the text, without a line feed: these are the bytes that are signed.
-    iotupd::drive::print(&manifest.to_text())
+    iotupd::drive::print(&text)
 }

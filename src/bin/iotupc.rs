@@ -2,12 +2,15 @@
 
 use std::process::ExitCode;
 
-use iotupd::cli::{Parsed, ReceiverArgs, SourceArg, SourceArgs, parse};
+use iotupd::cli::{ClockUnsetArg, Parsed, Places, ReceiverArgs, SourceArg, SourceArgs, parse};
 use iotupd::discovery::{Origin, SourceName, service_of};
+use iotupd::drive::discard::{DiscardOptions, discard};
 use iotupd::drive::listen::{Heard, ListenOptions};
 use iotupd::drive::receive::{ReceiveFileOptions, receive};
-use iotupd::drive::{Report, run as run_reported};
+use iotupd::drive::{Report, TrustOptions, run as run_reported};
 use iotupd::failure::{Exit, Failure};
+use iotupd::receiver::ClockUnset;
+use iotupd::sys::OutputKind;
 
 const PROGRAM: &str = "iotupc";
 
@@ -20,16 +23,42 @@ fn run() -> Result<Exit, Failure> {
         Parsed::Run(args) => args,
         Parsed::Text(text) => return iotupd::drive::print(&text),
     };
-    args.check()?;
+    let Places { file, sources } = args.places()?;
+    let listen = listen_options(sources, args.interface.clone())?;
+    let (size_max, decode) = (args.max_size.map(|size| size.0), !args.no_decode);
+    let report = &mut Report::new(PROGRAM, args.json);
+    let is_stdout = args.is_stdout();
+    let Some(file) = file else {
+        let options =
+            DiscardOptions { listen, timeout: args.timeout, idle_timeout: args.idle_timeout, size_max, decode };
+        return run_reported(report, |report| discard(&options, report));
+    };
+    let output = match is_stdout {
+        true => OutputKind::Stdout { spool_dir: args.spool_dir.unwrap_or_else(std::env::temp_dir) },
+        false if args.device => OutputKind::Device { state_dir: args.state_dir },
+        false => OutputKind::File { no_clobber: args.no_clobber },
+    };
     let options = ReceiveFileOptions {
-        listen: listen_options(args.sources, args.interface)?,
-        file: args.file,
+        file,
+        output,
+        assume_yes: args.yes,
+        listen,
         timeout: args.timeout,
         idle_timeout: args.idle_timeout,
-        size_max: args.max_size.map(|size| size.0),
-        decode: !args.no_decode,
+        size_max,
+        decode,
+        trust: (!args.pubkey.is_empty()).then_some(TrustOptions {
+            public_keys: args.pubkey,
+            version_min: args.min_version,
+            state_file: args.state_file,
+            compatible: args.compatible,
+            clock_unset: match args.clock_unset {
+                ClockUnsetArg::Refuse => ClockUnset::Refuse,
+                ClockUnsetArg::Ignore => ClockUnset::Ignore,
+            },
+        }),
     };
-    run_reported(&mut Report::new(PROGRAM, args.json), |report| receive(&options, report))
+    run_reported(report, |report| receive(&options, report))
 }
 
 fn listen_options(args: SourceArgs, interface: Option<String>) -> Result<ListenOptions, Failure> {

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use iotupd::cli::{EngineArg, PacingArg, Parsed, RateArg, ServerArgs, parse};
-use iotupd::drive::serve::{EngineChoice, ServeOptions, serve};
+use iotupd::cli::{EngineArg, ImageArg, PacingArg, Parsed, RateArg, ServerArgs, parse};
+use iotupd::drive::serve::{EngineChoice, ImageChoice, ServeOptions, serve};
 use iotupd::drive::{Report, run as run_reported};
 use iotupd::failure::{Exit, Failure};
 use iotupd::sender::{Fec, Pacing};
@@ -43,6 +43,11 @@ fn run() -> Result<Exit, Failure> {
             EngineArg::Auto => EngineChoice::Auto,
             EngineArg::Uring => EngineChoice::Uring,
             EngineArg::Sendmmsg => EngineChoice::Sendmmsg,
+        },
+        image: match args.image {
+            ImageArg::Off => ImageChoice::Off,
+            ImageArg::Auto => ImageChoice::Auto,
+            ImageArg::On => ImageChoice::On,
         },
         cache_dir: args.cache_dir,
     };

@@ -39,7 +39,7 @@ impl fmt::Display for SourceArg {
 #[derive(Args, Clone, PartialEq, Eq, Debug)]
 pub struct SourceArgs {
     /// The multicast group and port, and for IPv6 perhaps the interface
-    #[arg(value_parser = group::parse, help = super::GROUP_HELP, required_unless_present = "srv")]
+    #[arg(value_parser = group::parse, help = super::GROUP_HELP, required_unless_present_any = ["srv", "discard"])]
     pub group: Option<GroupArg>,
     /// Take only what this host sends, given by address or name (source-specific multicast; repeatable). Groups in 232.0.0.0/8 and
     /// ff3x::/32 need a source

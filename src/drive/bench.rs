@@ -10,17 +10,19 @@ use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
-use super::kept::KeptSymbols;
+use super::image::{Image, ImageChoice};
 use super::line::{EngineChoice, Line};
 use super::repair::Repair;
 use super::virtual_server::{Common, PREFETCH_DISTANCE, Published, Trouble, VirtualServer};
 use super::{choose, runs, serve};
 use crate::digest::{ObjectTree, block_value, zero_block_value};
 use crate::failure::{Exit, Failure};
-use crate::limits::{BLOCK_SIZE, GSO_MESSAGE_SIZE_MAX, HEADER_SIZE, RECEIVE_BATCH};
+use crate::limits::{BLOCK_SIZE, GSO_MESSAGE_SIZE_MAX, GSO_SEGMENT_COUNT_MAX, HEADER_SIZE, RECEIVE_BATCH};
 use crate::receiver::{Action, Receiver, ReceiverConfig, Verdict, plain_memory};
 use crate::sender::{Fec, Outgoing, Pacing, Sender, SenderConfig, Step};
-use crate::sys::{Interface, Message, Scratch, SendOptions, SendSocket, SourceFile, SourceMap, Target, clock, memory};
+use crate::sys::{
+    Interface, Memory, Message, Scratch, SendOptions, SendSocket, SourceFile, SourceMap, Target, clock, memory,
+};
 use crate::types::{BlockIndex, SymbolSize, Time};
 
 /// The payload of full data packets: what fills an MTU of 1500.
@@ -66,26 +68,36 @@ pub struct Blast {
     socket: SendSocket,
     buffer: Vec<u8>,
     messages: Vec<Message>,
+    segment_count: usize,
 }
 
 impl Blast {
     /// # Errors
     /// If the socket cannot be opened.
     pub fn new(way: &Way) -> Result<Self, Failure> {
-        let socket = way.socket()?;
-        let size = SEGMENT_COUNT * DATAGRAM_SIZE;
-        let message = Message { start: 0, size, segment_size: DATAGRAM_SIZE };
-        Ok(Self { socket, buffer: vec![0x5a; size], messages: vec![message; BLAST_MESSAGE_COUNT] })
+        Self::with_datagrams(way, DATAGRAM_SIZE)
     }
 
-    /// Sends at least so many datagrams of [`DATAGRAM_SIZE`] bytes, in whole messages, and answers with their number.
+    /// One that sends datagrams of so many bytes.
+    ///
+    /// # Errors
+    /// If the socket cannot be opened.
+    pub fn with_datagrams(way: &Way, datagram_size: usize) -> Result<Self, Failure> {
+        let socket = way.socket()?;
+        let segment_count = (GSO_MESSAGE_SIZE_MAX / datagram_size).min(GSO_SEGMENT_COUNT_MAX);
+        let size = segment_count * datagram_size;
+        let message = Message { start: 0, size, segment_size: datagram_size, memory: Memory::Buffer };
+        Ok(Self { socket, buffer: vec![0x5a; size], messages: vec![message; BLAST_MESSAGE_COUNT], segment_count })
+    }
+
+    /// Sends at least so many datagrams, in whole messages, and answers with their number.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn send_packets(&mut self, count: u64) -> io::Result<u64> {
         let mut sent = 0;
         while sent < count {
-            sent += self.socket.send(&self.buffer, &self.messages)? as u64 * SEGMENT_COUNT as u64;
+            sent += self.socket.send(&self.buffer, &self.messages)? as u64 * self.segment_count as u64;
         }
         Ok(sent)
     }
@@ -102,12 +114,10 @@ impl Blast {
         next: &mut usize,
         count: u64,
     ) -> io::Result<u64> {
-        let segment_size = HEADER_SIZE + symbol_size;
-        let segment_count = GSO_MESSAGE_SIZE_MAX / segment_size;
-        let message = Message { start: 0, size: segment_count * segment_size, segment_size };
+        let (message, segment_count) = full_message(symbol_size);
         let mut sent = 0;
         while sent < count {
-            for datagram in self.buffer[..message.size].chunks_exact_mut(segment_size) {
+            for datagram in self.buffer[..message.size].chunks_exact_mut(message.segment_size) {
                 memory::prefetch(content.symbol(*next + PREFETCH_DISTANCE, symbol_size));
                 datagram[HEADER_SIZE..].copy_from_slice(content.symbol(*next, symbol_size));
                 *next += 1;
@@ -128,9 +138,9 @@ impl Blast {
         next: &mut usize,
         count: u64,
     ) -> io::Result<u64> {
-        let segment_size = HEADER_SIZE + symbol_size;
-        let segment_count = GSO_MESSAGE_SIZE_MAX / segment_size;
-        let cut = [ControlMessage::UdpGsoSegments(&u16::try_from(segment_size).expect("a datagram"))];
+        let (message, segment_count) = full_message(symbol_size);
+        let segment_size = u16::try_from(message.segment_size).expect("a datagram");
+        let cut = [ControlMessage::UdpGsoSegments(&segment_size)];
         let mut sent = 0;
         while sent < count {
             let mut parts = Vec::with_capacity(2 * segment_count);
@@ -144,6 +154,14 @@ impl Blast {
         }
         Ok(sent)
     }
+}
+
+/// As many datagrams with symbols of so many bytes as one message holds, and their number.
+fn full_message(symbol_size: usize) -> (Message, usize) {
+    let segment_size = HEADER_SIZE + symbol_size;
+    let segment_count = GSO_MESSAGE_SIZE_MAX / segment_size;
+    let size = segment_count * segment_size;
+    (Message { start: 0, size, segment_size, memory: Memory::Buffer }, segment_count)
 }
 
 /// A mapped file with what is needed to send it.
@@ -177,7 +195,18 @@ impl Object {
         &self.content[start..start + size]
     }
 
-    fn sender(&self, pacing: Pacing, fec: Fec) -> Sender {
+    /// The bytes.
+    #[must_use]
+    pub fn content(&self) -> &[u8] {
+        &self.content
+    }
+
+    /// A machine that sends it in symbols of [`SYMBOL_SIZE`] bytes.
+    ///
+    /// # Panics
+    /// If it is so large that the proofs of its blocks do not fit a packet.
+    #[must_use]
+    pub fn sender(&self, pacing: Pacing, fec: Fec) -> Sender {
         let config = SenderConfig {
             symbol_size: SymbolSize::new(SYMBOL_SIZE).expect("a symbol size"),
             payload_size_max: u32::from(SYMBOL_SIZE),
@@ -187,6 +216,7 @@ impl Object {
             fec,
             passes: None,
             manifest_text: self.manifest_text.clone(),
+            manifest_signature: Vec::new(),
         };
         Sender::new(Arc::clone(&self.tree), &config).expect("every packet fits 1500 bytes")
     }
@@ -201,6 +231,8 @@ pub struct Manner {
     pub pacing: Pacing,
     /// How many repair symbols, in percent, and in which order all goes.
     pub fec: Fec,
+    /// On, or else off.
+    pub image: ImageChoice,
 }
 
 /// A virtual server that is run by the calling thread.
@@ -229,6 +261,7 @@ impl OurSender<'_> {
             content: object.content,
             repair: Repair::new(std::slice::from_ref(&sender), Some(folder.to_owned()))?,
             hashes: Scratch::new(folder, count).ok(),
+            image: OnceLock::new(),
             stop: AtomicBool::new(false),
             start: OnceLock::new(),
         };
@@ -238,6 +271,10 @@ impl OurSender<'_> {
         let (published, (events, _inbox)) = (Published::default(), mpsc::channel());
         let socket = way.socket()?;
         let gso = socket.gso();
+        if manner.image == ImageChoice::On {
+            let image = Image::of_cycle(folder, sender.carousel())?;
+            common.image.set(image).expect("it has none yet");
+        }
         let line = Line::new(socket, manner.engine, format!("send to {}", way.group))?;
         let engine = line.engine_name();
         let server = VirtualServer::new(sender, line, gso, &common, &published, &events);
@@ -350,7 +387,8 @@ impl Recording {
         self.size
     }
 
-    fn batches(&self) -> impl Iterator<Item = impl Iterator<Item = (SocketAddr, &[u8])>> {
+    /// The packets with their sender, as the kernel would hand them over.
+    pub(super) fn batches(&self) -> impl Iterator<Item = impl Iterator<Item = (SocketAddr, &[u8])>> {
         let from = SocketAddr::from(([192, 0, 2, 1], 4000));
         let starts = (0..self.ends.len()).step_by(BATCH_DATAGRAM_COUNT);
         starts.map(move |first| {
@@ -377,7 +415,7 @@ pub enum Sink {
 pub struct Replay {
     receiver: Receiver,
     sink: Sink,
-    kept: KeptSymbols,
+    memory: runs::Memory,
     now: Time,
 }
 
@@ -405,7 +443,7 @@ impl Replay {
             }
         };
         let _ = receiver.handle_prepared(now, false, plain_memory(word_count));
-        Ok(Self { receiver, sink, kept: KeptSymbols::default(), now })
+        Ok(Self { receiver, sink, memory: runs::Memory::default(), now })
     }
 
     /// Takes every packet; answers with the bytes of the symbols that were stored.
@@ -424,7 +462,7 @@ impl Replay {
         let now = self.now;
         for batch in recording.batches().skip(first).take(count) {
             match &mut self.sink {
-                Sink::File(target) => runs::take(&mut self.receiver, Some(target), &mut self.kept, now, batch)?,
+                Sink::File(target) => runs::take(&mut self.receiver, Some(target), &mut self.memory, now, batch)?,
                 Sink::Memory(memory) => batch.for_each(|(from, datagram)| {
                     let Verdict::Store(store) = self.receiver.handle_datagram(now, from, datagram) else { return };
                     let start = usize::try_from(store.offset).expect("an object in memory");

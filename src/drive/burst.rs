@@ -1,14 +1,18 @@
-//! The packets of one burst, one after another in one buffer, and the messages in which they go to the kernel: neighbours of
-//! equal size, and one shorter behind them, make one GSO message.
+//! The packets of one burst, one after another in one buffer or at their places in an image, and the messages in which they go to
+//! the kernel: neighbours of equal size, and one shorter behind them, make one GSO message.
 
-use crate::limits::{GSO_MESSAGE_SIZE_MAX, GSO_SEGMENT_COUNT_MAX};
-use crate::sys::Message;
+use crate::limits::{GSO_MESSAGE_SIZE_MAX, GSO_SEGMENT_COUNT_MAX, REORDER_WINDOW};
+use crate::sys::{Memory, Message};
 
 /// Bytes of the buffer: two full messages, so that an unpaced sender shares the cost of a system call, and little enough to stay in
 /// the cache of one core.
 const BUFFER_SIZE: usize = 2 * 65_536;
 /// Messages of one burst at most: what the socket takes at once.
 pub(super) const MESSAGE_COUNT_MAX: usize = 128;
+/// Bytes of an image that go in one burst: four full messages share the cost of a system call.
+const IMAGE_SIZE_MAX: usize = 4 * 65_536;
+/// Messages that so many bytes can add to a burst: each but the first and the last is full, or as good as full.
+const IMAGE_MESSAGE_COUNT_MAX: usize = 8;
 
 /// A burst that is being composed, or sent.
 #[derive(Debug)]
@@ -17,6 +21,9 @@ pub(super) struct Burst {
     used: usize,
     messages: Vec<Message>,
     segment_counts: Vec<usize>,
+    packet_count: u64,
+    /// Bytes of the image.
+    image_size: usize,
     gso: bool,
     packet_size_max: usize,
 }
@@ -28,6 +35,8 @@ impl Burst {
             packet_size_max,
             buffer: Self::new_buffer(),
             used: 0,
+            packet_count: 0,
+            image_size: 0,
             messages: Vec::with_capacity(MESSAGE_COUNT_MAX),
             segment_counts: Vec::with_capacity(MESSAGE_COUNT_MAX),
             gso,
@@ -36,6 +45,8 @@ impl Burst {
 
     pub(super) fn clear(&mut self) {
         self.used = 0;
+        self.packet_count = 0;
+        self.image_size = 0;
         self.messages.clear();
         self.segment_counts.clear();
     }
@@ -49,12 +60,32 @@ impl Burst {
         (BUFFER_SIZE / self.packet_size_max).min(MESSAGE_COUNT_MAX)
     }
 
+    /// Packets that surely fit if they are copied, besides so many others, whatever messages they make.
+    pub(super) fn copied_count_max(&self, other_count: usize) -> usize {
+        let by_size = (BUFFER_SIZE - self.used) / self.packet_size_max;
+        by_size.min(MESSAGE_COUNT_MAX - self.messages.len()).saturating_sub(other_count)
+    }
+
+    /// Packets of the image that surely fit besides so many that are to be copied. No more go in one burst than a receiver puts in
+    /// order again: a message that is refused goes after all others of its burst.
+    pub(super) fn image_count_max(&self, copied_count: usize) -> u64 {
+        if self.messages.len() + IMAGE_MESSAGE_COUNT_MAX + copied_count > MESSAGE_COUNT_MAX {
+            return 0;
+        }
+        let by_size = (IMAGE_SIZE_MAX - self.image_size) / self.packet_size_max;
+        REORDER_WINDOW.saturating_sub(self.packet_count).min(by_size as u64)
+    }
+
     /// Whether the last message has room for exactly one more of the longest packets.
     pub(super) fn takes_one_more(&self) -> bool {
         let (Some(last), Some(count)) = (self.messages.last(), self.segment_counts.last()) else { return false };
         let room = GSO_MESSAGE_SIZE_MAX - last.size;
         let is_near_end = room < 2 * self.packet_size_max || *count + 1 == GSO_SEGMENT_COUNT_MAX;
-        self.gso && is_near_end && room >= self.packet_size_max && *count < GSO_SEGMENT_COUNT_MAX
+        self.gso
+            && last.memory == Memory::Buffer
+            && is_near_end
+            && room >= self.packet_size_max
+            && *count < GSO_SEGMENT_COUNT_MAX
     }
 
     /// Adds a packet of `size` bytes, which `compose` writes.
@@ -62,17 +93,29 @@ impl Burst {
         let start = self.used;
         compose(&mut self.buffer[start..start + size]);
         self.used += size;
+        self.add(Memory::Buffer, start, size);
+    }
+
+    /// Adds a packet that is in the image, `size` bytes from `start` on.
+    pub(super) fn push_from_image(&mut self, start: usize, size: usize) {
+        self.image_size += size;
+        self.add(Memory::Image, start, size);
+    }
+
+    fn add(&mut self, memory: Memory, start: usize, size: usize) {
+        self.packet_count += 1;
         if let (Some(last), Some(count)) = (self.messages.last_mut(), self.segment_counts.last_mut()) {
             let is_open = last.size == last.segment_size * *count;
+            let is_next = last.memory == memory && last.start + last.size == start;
             let fits =
                 size <= last.segment_size && *count < GSO_SEGMENT_COUNT_MAX && last.size + size <= GSO_MESSAGE_SIZE_MAX;
-            if self.gso && is_open && fits {
+            if self.gso && is_open && is_next && fits {
                 last.size += size;
                 *count += 1;
                 return;
             }
         }
-        self.messages.push(Message { start, size, segment_size: size });
+        self.messages.push(Message { memory, start, size, segment_size: size });
         self.segment_counts.push(1);
     }
 

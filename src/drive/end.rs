@@ -12,11 +12,15 @@ impl From<StopSignal> for Exit {
     }
 }
 
-/// What a signal is called where a program says why it stops.
+/// A program stops because of a signal.
 pub(super) fn interrupted(what: &str, signal: StopSignal) -> Failure {
-    let cause = match signal {
+    Failure::new(signal.into(), what, cause(signal))
+}
+
+/// What a signal is called where a program says why it stops.
+pub(super) fn cause(signal: StopSignal) -> &'static str {
+    match signal {
         StopSignal::Interrupt => "interrupted",
         StopSignal::Terminate => "terminated",
-    };
-    Failure::new(signal.into(), what, cause)
+    }
 }

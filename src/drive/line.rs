@@ -1,19 +1,22 @@
 //! The way out: bursts go to the kernel by io_uring where it may be used, else by `sendmmsg`. What the kernel refuses is sent again,
 //! so that no position is skipped; an engine that fails is given up for the simpler one, once, with a warning.
 //!
+//! Messages of a packet image go by io_uring without being copied. One that is refused goes again like any other, but copied, whatever
+//! the reason; when the reason is that the kernel will not do without copying, no more are taken.
+//!
 //! Nothing here waits long: where the kernel takes nothing, [`Line::send`] keeps what it has and returns, so that the caller can
 //! look at its file and at signals, and calls again with the same burst. What a refusal means is for [`refusal`](super::refusal)
 //! to judge.
 
-use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::burst::{Burst, MESSAGE_COUNT_MAX};
 use super::refusal::{Congestion, Refusals, Verdict, split};
 use crate::failure::{Exit, Failure, describe};
-use crate::sys::uring_socket::{BURSTS_IN_FLIGHT_MAX, Landed, UringSocket};
-use crate::sys::{Message, QueuedErrors, SendSocket, clock};
+use crate::sys::uring_socket::{Landed, UringSocket};
+use crate::sys::{ImageUsage, Lent, Memory, Message, QueuedErrors, ScratchSlots, SendSocket, clock};
 use crate::types::Time;
 
 /// Before the next attempt where the network cannot be reached for now.
@@ -21,6 +24,11 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// Before the next attempt where a queue is full: about a burst. Doubled as long as it stays full, up to the longest.
 const BACK_OFF_MIN: Duration = Duration::from_micros(100);
 const BACK_OFF_MAX: Duration = Duration::from_millis(2);
+/// Bursts of which messages of an image were refused because they were not to be copied, without one such message that was taken
+/// between them: the kernel will not have it.
+const IMAGE_REFUSALS_MAX: u32 = 3;
+/// Waits for what the device has not read, at the end.
+const NOTICE_WAITS_MAX: usize = 10;
 /// Refusals in one call before the caller may look at other things.
 const REFUSALS_PER_CALL_MAX: u32 = 16;
 
@@ -44,19 +52,23 @@ pub(super) struct LineCounts {
     pub(super) queue_drops: u64,
     /// Those that an ICMP message caused, which anybody can forge.
     pub(super) icmp_errors: u64,
+    /// What became of the messages of images.
+    pub(super) image: ImageUsage,
 }
 
 /// An engine with its buffers.
 #[derive(Debug)]
 pub(super) struct Line {
     engine: Engine,
-    free: Vec<Box<[u8]>>,
-    /// Bursts that the kernel refused, or parts of them, in the order in which they go again.
-    retries: VecDeque<Retry>,
+    /// To compose in while the ring has the caller's buffer. The ring has it, or `retry` has, where this is `None`.
+    spare: Option<Box<[u8]>>,
+    /// What the kernel has refused of a burst: it goes again before anything else does.
+    retry: Option<Retry>,
     /// What is left of the caller's burst while it goes by `sendmmsg`.
     rest: Vec<Message>,
     has_rest: bool,
     rest_refusals: Refusals,
+    image: ImageState,
     /// The caller's burst has not been taken.
     is_stuck: bool,
     /// The source could not be read by the kernel while it sent.
@@ -70,6 +82,16 @@ pub(super) struct Line {
     counts: LineCounts,
     warnings: Vec<String>,
     said_unreachable: bool,
+}
+
+/// The image, and whether the kernel sends from it.
+#[derive(Debug, Default)]
+struct ImageState {
+    slots: Option<Arc<ScratchSlots>>,
+    refusal_count: u32,
+    /// How many had been taken at the last refusal.
+    sent_before: u64,
+    is_given_up: bool,
 }
 
 /// A burst, or what is left of one, that has a buffer of its own.
@@ -99,14 +121,14 @@ impl Line {
             warnings.push("the kernel has no segmentation offload for UDP: every packet is sent by itself".to_owned());
         }
         let engine = if tries_ring { Self::ring(socket, choice, &mut warnings)? } else { Engine::Sendmmsg(socket) };
-        let spare_count = if matches!(engine, Engine::Uring(_)) { BURSTS_IN_FLIGHT_MAX } else { 0 };
         Ok(Self {
+            spare: matches!(engine, Engine::Uring(_)).then(Burst::new_buffer),
             engine,
-            free: (0..spare_count).map(|_| Burst::new_buffer()).collect(),
-            retries: VecDeque::with_capacity(BURSTS_IN_FLIGHT_MAX),
+            retry: None,
             rest: Vec::with_capacity(MESSAGE_COUNT_MAX),
             has_rest: false,
             rest_refusals: Refusals::default(),
+            image: ImageState::default(),
             is_stuck: false,
             is_torn: false,
             resume_at: None,
@@ -150,7 +172,42 @@ impl Line {
 
     /// What the kernel refused and was sent again.
     pub(super) fn counts(&self) -> LineCounts {
-        self.counts
+        match &self.engine {
+            Engine::Uring(ring) => LineCounts { image: ring.image_usage(), ..self.counts },
+            Engine::Sendmmsg(_) | Engine::None => self.counts,
+        }
+    }
+
+    /// Whether messages of an image would go without being copied.
+    pub(super) fn takes_images(&self) -> bool {
+        matches!(&self.engine, Engine::Uring(ring) if ring.gso() && ring.can_send_image()) && !self.image.is_given_up
+    }
+
+    /// Whether all that was handed over has gone.
+    pub(super) fn is_idle(&self) -> bool {
+        let has_landed = !matches!(&self.engine, Engine::Uring(ring) if !ring.is_idle());
+        has_landed && !self.is_stuck && self.retry.is_none()
+    }
+
+    /// From now on messages of an image are of this one; `false` if some of another are still under way.
+    pub(super) fn set_image(&mut self, slots: &Arc<ScratchSlots>) -> bool {
+        if !self.is_idle() {
+            return false;
+        }
+        let Engine::Uring(ring) = &mut self.engine else { return false };
+        ring.set_image(Arc::clone(slots));
+        self.image.slots = Some(Arc::clone(slots));
+        true
+    }
+
+    /// Waits a moment until it is known what became of the messages of images.
+    pub(super) fn settle_image(&mut self) {
+        let Engine::Uring(ring) = &mut self.engine else { return };
+        for _ in 0..NOTICE_WAITS_MAX {
+            if ring.take_notice(true).is_err() || ring.unread_count() == 0 {
+                break;
+            }
+        }
     }
 
     /// The next thing to tell people.
@@ -198,7 +255,7 @@ impl Line {
         self.land(true)?;
         let _ = self.retry_by_ring()?;
         match &self.engine {
-            Engine::Uring(ring) => Ok(ring.is_idle() && self.retries.is_empty()),
+            Engine::Uring(ring) => Ok(ring.is_idle() && self.retry.is_none()),
             Engine::Sendmmsg(_) => self.retry_by_calls(),
             Engine::None => Ok(true),
         }
@@ -211,11 +268,10 @@ impl Line {
                 return Ok(false);
             }
             let Engine::Uring(ring) = &self.engine else { return Ok(false) };
-            // A message that waits for room in the send buffer must not be passed by a later one.
-            if !self.retries.is_empty() || !ring.is_idle() {
+            if self.retry.is_some() || !ring.is_ready() {
                 continue;
             }
-            let Some(spare) = self.free.pop() else { continue };
+            let Some(spare) = self.spare.take() else { continue };
             let buffer = burst.take_buffer();
             burst.put_buffer(spare);
             self.submit(buffer, burst.messages(), Refusals::default())?;
@@ -236,17 +292,17 @@ impl Line {
         }
     }
 
-    /// Hands over what was refused, in order, as far as there is room; `false` if it is not yet time for that.
+    /// Hands over what was refused; `false` if it is not yet time for that.
     fn retry_by_ring(&mut self) -> Result<bool, Failure> {
         if self.is_paused() {
             return Ok(false);
         }
         for _ in 0..REFUSALS_PER_CALL_MAX {
             let Engine::Uring(ring) = &self.engine else { break };
-            if !ring.has_room() || !ring.is_idle() {
+            if !ring.is_idle() {
                 break;
             }
-            let Some(retry) = self.retries.pop_front() else { break };
+            let Some(retry) = self.retry.take() else { break };
             self.submit(retry.buffer, &retry.messages, retry.refusals)?;
             self.land(false)?;
             if self.resume_at.is_some() {
@@ -256,14 +312,14 @@ impl Line {
         Ok(true)
     }
 
-    /// Takes back what has landed; with `wait`, at least one burst, if one does within 10 ms.
+    /// Takes back what has landed; with `wait`, within 10 ms.
     fn land(&mut self, mut wait: bool) -> Result<(), Failure> {
         while let Engine::Uring(ring) = &mut self.engine {
             match ring.land(wait) {
                 Ok(None) => return Ok(()),
                 Ok(Some(landed)) if landed.failed.is_empty() => {
                     self.note_taken();
-                    self.free.push(landed.buffer);
+                    self.spare = Some(landed.buffer);
                 }
                 Ok(Some(landed)) => self.take_refused(landed)?,
                 Err(error) => return self.leave_ring(&error),
@@ -279,15 +335,24 @@ impl Line {
         let found = ring.take_errors();
         let (mut retry, failed) = self.keep(landed);
         let (before, mut gso_error) = (retry.refusals, None);
+        let mut image_error = None;
         for (message, number) in &failed {
             // What several messages of one burst say at once is said once.
             retry.refusals = before;
             let error = io::Error::from_raw_os_error(*number);
+            if message.memory == Memory::Image && found.icmp_count == 0 && may_be_for_want_of_copying(*number) {
+                self.counts.refused += 1;
+                image_error = Some(error);
+                continue;
+            }
             if self.judge(&error, message, &mut retry.refusals, &found)? == Verdict::WithoutGso {
                 gso_error = Some(error);
             }
         }
-        self.retries.push_back(retry);
+        self.retry = Some(retry);
+        if let Some(error) = image_error {
+            self.note_image_refused(&error);
+        }
         match gso_error {
             Some(error) => self.leave_ring_for_gso(&error),
             None => Ok(()),
@@ -298,9 +363,27 @@ impl Line {
     fn keep(&mut self, landed: Landed) -> (Retry, Vec<(Message, i32)>) {
         let mut failed = landed.failed;
         failed.sort_by_key(|(message, _)| message.start);
-        let messages: Vec<_> = failed.iter().map(|(message, _)| *message).collect();
+        let again = |message: &Message| match message.memory {
+            Memory::Image => Message { memory: Memory::ImageToCopy, ..*message },
+            Memory::Buffer | Memory::ImageToCopy => *message,
+        };
+        let messages: Vec<_> = failed.iter().map(|(message, _)| again(message)).collect();
         self.congestion.note_refused(&messages);
         (Retry { buffer: landed.buffer, messages, refusals: Refusals::from_mark(landed.mark) }, failed)
+    }
+
+    /// Some messages of a burst were refused because they were not to be copied.
+    fn note_image_refused(&mut self, error: &io::Error) {
+        let sent = self.counts().image.sent;
+        let image = &mut self.image;
+        image.refusal_count = if sent == image.sent_before { image.refusal_count + 1 } else { 1 };
+        image.sent_before = sent;
+        if image.refusal_count >= IMAGE_REFUSALS_MAX && !image.is_given_up {
+            image.is_given_up = true;
+            let error = describe(error);
+            let text = "copying from now on (the memory that may be locked counts: ulimit -l)";
+            self.warnings.push(format!("the kernel does not send the packet image as it is ({error}): {text}"));
+        }
     }
 
     /// Goes over to `sendmmsg` because io_uring itself does not work.
@@ -319,16 +402,17 @@ impl Line {
 
     /// What the ring has not sent is kept for another attempt.
     fn take_ring_apart(&mut self, change: impl FnOnce(&mut SendSocket)) {
+        self.counts = self.counts();
         let Engine::Uring(ring) = std::mem::replace(&mut self.engine, Engine::None) else { return };
         let (mut socket, unsent) = ring.into_socket();
-        for landed in unsent {
+        if let Some(landed) = unsent {
             self.counts.refused += landed.failed.len() as u64;
             let (retry, _) = self.keep(landed);
-            self.retries.push_back(retry);
+            self.retry = Some(retry);
         }
         change(&mut socket);
         self.engine = Engine::Sendmmsg(socket);
-        self.free.clear();
+        self.spare = None;
     }
 
     fn send_by_calls(&mut self, burst: &Burst) -> Result<bool, Failure> {
@@ -350,13 +434,10 @@ impl Line {
 
     /// Sends what a ring has left behind; `false` if the kernel does not take it for now.
     fn retry_by_calls(&mut self) -> Result<bool, Failure> {
-        while let Some(mut retry) = self.retries.pop_front() {
-            if !self.push_out(&retry.buffer, &mut retry.messages, &mut retry.refusals)? {
-                self.retries.push_front(retry);
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        let Some(mut retry) = self.retry.take() else { return Ok(true) };
+        let is_done = self.push_out(&retry.buffer, &mut retry.messages, &mut retry.refusals)?;
+        self.retry = (!is_done).then_some(retry);
+        Ok(is_done)
     }
 
     /// Sends `messages` by `sendmmsg`, in order, and takes those out that have gone; `false` if the kernel does not take the rest for
@@ -376,7 +457,7 @@ impl Line {
             if !socket.gso() {
                 split(messages);
             }
-            match socket.send(buffer, messages) {
+            match socket.send_lent(&Lent { buffer, image: self.image.slots.as_deref() }, messages) {
                 Ok(0) => return Ok(false),
                 Ok(count) => {
                     self.congestion.note_sent(&messages[..count]);
@@ -462,73 +543,16 @@ impl Line {
     }
 }
 
+/// What the kernel says of a message that is not to be copied where it would take one that is: no such thing (before Linux 6.2, or of
+/// this socket), too much memory locked, a page that is not to be had.
+fn may_be_for_want_of_copying(number: i32) -> bool {
+    matches!(number, libc::EINVAL | libc::EOPNOTSUPP | libc::ENOMEM | libc::EFAULT)
+}
+
 /// Said once: nothing has to be refused twice where messages hold one datagram each.
 fn gso_warning(error: &io::Error) -> String {
     format!("the kernel refuses segmentation offload ({}): going on without", describe(error))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sys::{ReceiveOptions, ReceiveSocket, SendOptions};
-
-    /// A line on the loopback interface and a receiver at its end, or `None` where the kernel forbids the engine.
-    fn open(choice: EngineChoice, group: &str) -> Option<(Line, ReceiveSocket, u16)> {
-        let (group, interface_index) = (group.parse().unwrap(), nix::net::if_::if_nametoindex("lo").unwrap());
-        let bind_addr = Some([127, 0, 0, 1].into());
-        let socket = SendSocket::open(&SendOptions { group, interface_index, bind_addr, hops: 1 }).unwrap();
-        let port = socket.local_addr().port();
-        let (receiver, _) = ReceiveSocket::open(&ReceiveOptions { group, interface_index }).unwrap();
-        let line = Line::new(socket, choice, "send".into()).ok()?;
-        Some((line, receiver, port))
-    }
-
-    fn received(receiver: &mut ReceiveSocket, from_port: u16, count: usize) -> Vec<Vec<u8>> {
-        let mut datagrams = Vec::new();
-        let deadline = clock::now().after(Duration::from_secs(5));
-        while datagrams.len() < count && clock::now() < deadline {
-            receiver.receive(deadline).unwrap();
-            let ours = receiver.datagrams().filter(|(from, _)| from.port() == from_port);
-            datagrams.extend(ours.map(|(_, datagram)| datagram.to_vec()));
-        }
-        datagrams
-    }
-
-    #[test]
-    fn message_that_the_kernel_does_not_cut_is_cut_here_once_and_for_all() {
-        for (choice, group) in [(EngineChoice::Uring, "239.77.9.2:47912"), (EngineChoice::Sendmmsg, "239.77.9.3:47913")]
-        {
-            let Some((mut line, mut receiver, port)) = open(choice, group) else { continue };
-            assert!(line.gso());
-            // More datagrams than any kernel makes of one message (EINVAL).
-            let (buffer, messages) = ((0..200).collect(), vec![Message { start: 0, size: 200, segment_size: 1 }]);
-            line.retries.push_back(Retry { buffer, messages, refusals: Refusals::default() });
-            let deadline = clock::now().after(Duration::from_secs(5));
-            while !line.drain().unwrap() && clock::now() < deadline {}
-            let expected: Vec<_> = (0..200).map(|byte| vec![byte]).collect();
-            assert_eq!(received(&mut receiver, port, 200), expected, "all, once and in order");
-            assert_eq!((line.engine_name(), line.gso()), ("sendmmsg", false));
-            assert!(line.take_warning().unwrap().contains("refuses segmentation offload"));
-            assert_eq!((line.take_warning(), line.counts().refused), (None, 3));
-        }
-    }
-
-    #[test]
-    fn burst_that_can_never_be_sent_is_a_failure_with_its_remedy() {
-        for (choice, group) in [(EngineChoice::Uring, "239.77.9.4:47914"), (EngineChoice::Sendmmsg, "239.77.9.5:47915")]
-        {
-            let Some((mut line, _, _)) = open(choice, group) else { continue };
-            // Longer than any datagram.
-            let (buffer, messages) = (vec![0; 65_530], vec![Message { start: 0, size: 65_530, segment_size: 65_530 }]);
-            line.retries.push_back(Retry { buffer: buffer.into(), messages, refusals: Refusals::default() });
-            let failure = loop {
-                match line.drain() {
-                    Ok(is_drained) => assert!(!is_drained),
-                    Err(failure) => break failure,
-                }
-            };
-            assert_eq!(failure.exit, Exit::Io);
-            assert!(failure.to_string().contains("give --mtu"), "{failure}");
-        }
-    }
-}
+mod tests;

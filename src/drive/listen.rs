@@ -15,6 +15,7 @@ use super::report::Report;
 use crate::discovery::{Discovery, DiscoveryConfig, Family, Origin, SourceName};
 use crate::failure::{Exit, Failure};
 use crate::limits::RECEIVE_SOCKET_COUNT_MAX;
+use crate::receiver::SenderEntry;
 use crate::sys::{clock, random};
 use crate::types::Time;
 
@@ -86,8 +87,8 @@ struct Search {
 /// Listens.
 pub(super) struct Listener {
     options: ListenOptions,
-    /// The file that is received into, for the events.
-    file: String,
+    /// The file that is received into, for the events; `None`: what comes is only counted.
+    file: Option<String>,
     followed: Followed,
     memberships: Memberships,
     search: Option<Search>,
@@ -102,7 +103,7 @@ impl Listener {
     ///
     /// # Errors
     /// [`Exit::Usage`] and [`Exit::Unavailable`] if the interface cannot be used, or nothing can be joined.
-    pub(super) fn open(options: &ListenOptions, file: String, report: &mut Report) -> Result<Self, Failure> {
+    pub(super) fn open(options: &ListenOptions, file: Option<String>, report: &mut Report) -> Result<Self, Failure> {
         let (asked, zone) = (options.interface.as_deref(), options.zone.as_deref());
         let (followed, warnings) = Followed::find(asked, zone, options.heard.family(), options.wait_for_interface)?;
         warnings.iter().for_each(|warning| report.notice("warning", warning));
@@ -151,7 +152,7 @@ impl Listener {
         let asks = match origin {
             Origin::Domain { service, .. } => {
                 let line = format!("looking for the sources of {service}");
-                let fields = json!({ "service": service.to_string(), "interface": interface.name, "file": self.file });
+                let fields = json!({ "service": service.to_string(), "interface": interface.name });
                 report.event("searching", fields, Some(line));
                 true
             }
@@ -188,24 +189,19 @@ impl Listener {
         self.memberships.truncated()
     }
 
-    /// Looks whether it is time to join or leave anything, and does so. `is_useful` tells whether packets from an address have been of
-    /// use since a moment. To be called after each batch.
+    /// Looks whether it is time to join or leave anything, and does so. `senders`: the streams that have been of use. To be
+    /// called after each batch.
     ///
     /// # Errors
     /// [`Exit::Unavailable`] if no source can be found; [`Exit::Usage`] if an interface that has come leaves a choice.
-    pub(super) fn look(
-        &mut self,
-        now: Time,
-        is_useful: impl Fn(IpAddr, Time) -> bool,
-        report: &mut Report,
-    ) -> Result<(), Failure> {
+    pub(super) fn look(&mut self, now: Time, senders: &[SenderEntry], report: &mut Report) -> Result<(), Failure> {
         if now < self.next_look {
             return Ok(());
         }
         self.look_at_interface(now, report)?;
         if self.followed.usable().is_some() {
             self.begin_search(now, report)?;
-            self.look_at_sources(now, is_useful, report)?;
+            self.look_at_sources(now, senders, report)?;
             for failure in self.sync(now, report) {
                 report.notice("join", &failure.to_string());
             }
@@ -232,15 +228,11 @@ impl Listener {
         Ok(())
     }
 
-    fn look_at_sources(
-        &mut self,
-        now: Time,
-        is_useful: impl Fn(IpAddr, Time) -> bool,
-        report: &mut Report,
-    ) -> Result<(), Failure> {
+    fn look_at_sources(&mut self, now: Time, senders: &[SenderEntry], report: &mut Report) -> Result<(), Failure> {
         let Some(Search { discovery, dns }) = &mut self.search else { return Ok(()) };
         let since = self.last_look;
-        for (group, source) in self.memberships.take_heard().filter(|(_, source)| is_useful(*source, since)) {
+        let is_useful = |source: IpAddr| senders.iter().any(|sender| sender.is_useful(source, since));
+        for (group, source) in self.memberships.take_heard().filter(|(_, source)| is_useful(*source)) {
             discovery.handle_heard(now, group, source);
         }
         if self.followed.can_hear() {
@@ -307,8 +299,18 @@ impl Listener {
             self.announced.truncate(RECEIVE_SOCKET_COUNT_MAX);
             self.announced.insert(0, group);
             let interface = self.followed.name();
-            let fields = json!({ "group": group.to_string(), "interface": interface, "file": self.file });
-            report.event("listening", fields, Some(format!("listening to {group} on {interface}")));
+            let mut fields = json!({ "group": group.to_string(), "interface": interface });
+            let purpose = match &self.file {
+                Some(file) => {
+                    fields["file"] = file.as_str().into();
+                    ""
+                }
+                None => {
+                    fields["discard"] = true.into();
+                    ", to measure and keep nothing"
+                }
+            };
+            report.event("listening", fields, Some(format!("listening to {group} on {interface}{purpose}")));
         }
         self.tell_of_source("joined", membership, report);
     }

@@ -220,7 +220,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::sys::{Message, SendOptions, SendSocket};
+    use crate::sys::{Memory, Message, SendOptions, SendSocket};
 
     fn loopback() -> u32 {
         nix::net::if_::if_nametoindex("lo").unwrap()
@@ -243,7 +243,7 @@ mod tests {
 
     fn send(from: IpAddr, group: SocketAddr) {
         let options = SendOptions { group, interface_index: loopback(), bind_addr: Some(from), hops: 1 };
-        let message = Message { start: 0, size: 1, segment_size: 1 };
+        let message = Message { start: 0, size: 1, segment_size: 1, memory: Memory::Buffer };
         assert_eq!(SendSocket::open(&options).unwrap().send(b"x", &[message]).unwrap(), 1);
     }
 

@@ -1,27 +1,29 @@
 //! The receiver's loop: takes batches of datagrams, writes runs of symbols, keeps the verifying threads busy, and does what the
 //! machine asks for.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::kept::KeptSymbols;
 use super::listen::{ListenOptions, Listener};
+use super::printer::Printer;
 use super::report::{self, Report};
-use super::runs;
+use super::tally::{HostDrops, Loss, Rate};
+use super::trusted::{self, TrustOptions};
 use super::unreadable::Unreadable;
 use super::workers::{Done, Workers};
+use super::{destination, notices, runs};
 use crate::failure::{Exit, Failure, describe, shown};
-use crate::limits::BLOCK_SIZE;
 use crate::manifest::Manifest;
+use crate::object::block_size;
 use crate::receiver::{Action, DropReason, GiveUp, Kept, Notice, Receiver, ReceiverConfig, SlotMemory, Work};
-use crate::sys::{SlotFile, StopSignal, Target, clock, memory, signals};
-use crate::types::{SymbolSize, Time};
+use crate::sys::{Output, OutputKind, SlotFile, StopSignal, Target, clock, signals};
+use crate::types::{BlockIndex, Digest, SymbolSize, Time};
 
 /// Between two looks at signals while nothing comes.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -31,8 +33,6 @@ const WORK_INTERVAL: Duration = Duration::from_millis(1);
 const DROPS_INTERVAL: Duration = Duration::from_millis(100);
 /// Ranges of missing bytes that are listed at most.
 const MISSING_COUNT_MAX: usize = 1000;
-/// Memory for the bookkeeping of one block with the smallest symbols, rounded up.
-const BYTES_PER_BLOCK: u64 = 2048;
 /// Failed blocks of which each is told; after that they are only counted.
 const FAILED_BLOCKS_TOLD: u64 = 5;
 
@@ -41,6 +41,10 @@ const FAILED_BLOCKS_TOLD: u64 = 5;
 pub struct ReceiveFileOptions {
     /// Where to put the file.
     pub file: PathBuf,
+    /// What to make of it.
+    pub output: OutputKind,
+    /// Overwrite a device without asking.
+    pub assume_yes: bool,
     /// What to listen to, and where.
     pub listen: ListenOptions,
     /// Give up after so long.
@@ -51,29 +55,35 @@ pub struct ReceiveFileOptions {
     pub size_max: Option<u64>,
     /// Use repair symbols.
     pub decode: bool,
+    /// Accept only what somebody vouches for; `None`: anything.
+    pub trust: Option<TrustOptions>,
 }
 
 /// Receives one file.
 pub fn receive(options: &ReceiveFileOptions, report: &mut Report) -> Result<Exit, Failure> {
     signals::install()?;
-    Target::check(&options.file)?;
-    let size_max = match options.size_max {
-        Some(size) => size,
-        None => room_for(&options.file)?,
-    };
-    let listener = Listener::open(&options.listen, options.file.to_string_lossy().into_owned(), report)?;
+    let trust = options.trust.as_ref().map(|trust| trust.load(report)).transpose()?;
+    let output = destination::open(options, report)?;
+    let size_max = destination::size_max(&output, options.size_max)?;
+    let listener = Listener::open(&options.listen, Some(options.file.to_string_lossy().into_owned()), report)?;
     let now = clock::now();
     let (timeout, idle_timeout, decode) = (options.timeout, options.idle_timeout, options.decode);
     let config = ReceiverConfig { size_max, timeout, idle_timeout, decode };
-    let receiver = Receiver::new(now, config);
+    let receiver = match trust {
+        Some(trust) => Receiver::with_trust(now, config, trust),
+        None => Receiver::new(now, config),
+    };
     let mut transfer = Transfer {
         options,
         listener,
         report,
         receiver,
+        output,
+        printer: None,
         target: None,
         workers: None,
-        kept: KeptSymbols::default(),
+        memory: runs::Memory::default(),
+        values: BTreeMap::new(),
         started: now,
         accepted: now,
         last_symbol: now,
@@ -86,40 +96,12 @@ pub fn receive(options: &ReceiveFileOptions, report: &mut Report) -> Result<Exit
     transfer.finish(outcome)
 }
 
-/// The free space, and what an earlier attempt already occupies; but no file whose bookkeeping would take more than a quarter of the
-/// memory that is free now, because anybody on the network can announce one.
-fn room_for(path: &Path) -> Result<u64, Failure> {
-    let space = Target::free_space(path)?.saturating_add(Target::occupied(path));
-    let blocks = memory::available().map_or(u64::MAX, |bytes| bytes / 4 / BYTES_PER_BLOCK);
-    Ok(space.min(blocks.saturating_mul(BLOCK_SIZE)))
-}
-
 /// How the loop ended.
 enum Outcome {
     /// Every byte is verified.
     Verified,
     GaveUp(GiveUp),
     Stopped(StopSignal),
-}
-
-/// The rate at which the transfer moves, smoothed.
-struct Rate {
-    at: Time,
-    held: u64,
-    bits_per_second: f64,
-}
-
-impl Rate {
-    fn update(&mut self, now: Time, held: u64) {
-        let seconds = now.since(self.at).as_secs_f64();
-        if seconds > 0.0 {
-            let current = 8.0 * held.saturating_sub(self.held) as f64 / seconds;
-            let is_first = self.bits_per_second == 0.0;
-            let weight = if is_first { 1.0 } else { (seconds / 3.0).min(1.0) };
-            self.bits_per_second += weight * (current - self.bits_per_second);
-            (self.at, self.held) = (now, held);
-        }
-    }
 }
 
 /// The sidecar map, as the machine sees it.
@@ -132,41 +114,19 @@ impl SlotMemory for SlotMap {
     }
 }
 
-/// What the kernel had dropped when the last interval ended.
-struct HostDrops {
-    at: Time,
-    buffers: u32,
-}
-
-/// Packets of all streams together.
-#[derive(Default)]
-struct Loss {
-    received: u64,
-    /// Lost on the way.
-    lost: u64,
-    /// Dropped by this host.
-    lost_host: u64,
-}
-
-impl Loss {
-    /// What people are told.
-    fn text(&self) -> String {
-        let percent = |part: u64| 100.0 * part as f64 / (self.received + self.lost + self.lost_host).max(1) as f64;
-        match self.lost_host {
-            0 => format!("loss {:.2} %", percent(self.lost)),
-            host => format!("loss {:.2} % on the way and {:.2} % on this host", percent(self.lost), percent(host)),
-        }
-    }
-}
-
 struct Transfer<'a> {
     options: &'a ReceiveFileOptions,
     listener: Listener,
     report: &'a mut Report,
     receiver: Receiver,
+    output: Output,
+    /// Who prints what is verified, where that is asked for.
+    printer: Option<Printer>,
     target: Option<Arc<Target>>,
     workers: Option<Workers>,
-    kept: KeptSymbols,
+    memory: runs::Memory,
+    /// The values of blocks that have just been written as a whole.
+    values: BTreeMap<BlockIndex, Digest>,
     started: Time,
     accepted: Time,
     /// When the last symbol came that was of use: what is left from then on is decoding and verifying.
@@ -186,13 +146,15 @@ impl Transfer<'_> {
             let deadline = self.deadline(clock::now());
             self.listener.receive(deadline)?;
             let now = clock::now();
+            self.receiver.handle_wall_clock(clock::unix_seconds());
             let stored = self.receiver.counts().stored;
             let datagrams = self.listener.datagrams();
-            runs::take(&mut self.receiver, self.target.as_deref(), &mut self.kept, now, datagrams)
+            runs::take(&mut self.receiver, self.target.as_deref(), &mut self.memory, now, datagrams)
                 .map_err(|error| self.write_failure(&error))?;
             if self.receiver.counts().stored > stored {
                 self.last_symbol = now;
             }
+            self.memory.assembly.tick(now);
             self.work(now)?;
             self.count_host_drops(now);
             self.receiver.handle_timeout(now);
@@ -200,53 +162,107 @@ impl Transfer<'_> {
                 return Ok(outcome);
             }
             self.tell(now);
-            let senders = self.receiver.senders();
-            let is_useful = |source: IpAddr, since| senders.iter().any(|sender| sender.is_useful(source, since));
-            self.listener.look(now, is_useful, self.report)?;
+            self.listener.look(now, self.receiver.senders(), self.report)?;
         }
     }
 
     fn deadline(&self, now: Time) -> Time {
         let is_busy = self.workers.as_ref().is_some_and(Workers::is_busy);
         let look = now.after(if is_busy { WORK_INTERVAL } else { LOOK_INTERVAL });
-        self.receiver.poll_timeout().map_or(look, |timeout| timeout.min(look))
+        let give_up = self.memory.assembly.deadline();
+        [self.receiver.poll_timeout(), give_up].into_iter().flatten().fold(look, Time::min)
     }
 
     /// Takes what the threads have done, and gives them more.
     fn work(&mut self, now: Time) -> Result<(), Failure> {
-        let Some(workers) = &mut self.workers else { return Ok(()) };
-        while let Some(done) = workers.take() {
-            match done {
-                Done::Hashed(block, Ok(value)) => self.receiver.handle_hashed(now, block, value),
-                Done::Checked(block, Ok(wrong)) => self.receiver.handle_slots_checked(block, &wrong),
-                Done::Cleared(block, Ok(())) => self.receiver.handle_cleared(block, true),
-                Done::Written(block, Ok(())) => self.receiver.handle_written(block, true),
-                Done::Hashed(block, Err(error)) => {
-                    self.unreadable.note(block, error).map_err(|error| disk_failure("read", &self.target, &error))?;
-                    self.receiver.handle_hashed(now, block, None);
-                }
-                Done::Checked(block, Err(error)) => {
-                    self.unreadable.note(block, error).map_err(|error| disk_failure("read", &self.target, &error))?;
-                    self.receiver.handle_slots_unreadable(block);
-                }
-                Done::Cleared(_, Err(error)) | Done::Written(_, Err(error)) => {
-                    return Err(disk_failure("write", &self.target, &error));
+        while let Some(done) = self.workers.as_mut().and_then(Workers::take) {
+            self.take_done(now, done)?;
+        }
+        self.give_work(now);
+        self.printer.as_mut().map_or(Ok(()), |printer| printer.advance(&self.receiver))
+    }
+
+    fn take_done(&mut self, now: Time, done: Done) -> Result<(), Failure> {
+        match done {
+            Done::Stored(assembled, value, Ok(())) => {
+                self.receiver.handle_stored(&assembled.stores);
+                self.values.extend(value.map(|value| (assembled.block, value)));
+                self.memory.assembly.reuse(assembled);
+            }
+            Done::Hashed(block, Ok(value)) => {
+                let failed = self.receiver.counts().blocks_failed;
+                self.receiver.handle_hashed(now, block, value);
+                if self.receiver.counts().blocks_failed > failed {
+                    self.require_kept(block)?;
                 }
             }
+            Done::Checked(block, Ok(wrong)) => self.receiver.handle_slots_checked(block, &wrong),
+            Done::Cleared(block, Ok(())) => self.receiver.handle_cleared(block, true),
+            Done::Written(block, Ok(())) => self.receiver.handle_written(block, true),
+            Done::Hashed(block, Err(error)) => {
+                self.unreadable.note(block, error).map_err(|error| disk_failure("read", &self.target, &error))?;
+                self.receiver.handle_hashed(now, block, None);
+            }
+            Done::Checked(block, Err(error)) => {
+                self.unreadable.note(block, error).map_err(|error| disk_failure("read", &self.target, &error))?;
+                self.receiver.handle_slots_unreadable(block);
+            }
+            Done::Cleared(_, Err(error)) | Done::Written(_, Err(error)) | Done::Stored(_, _, Err(error)) => {
+                return Err(disk_failure("write", &self.target, &error));
+            }
         }
-        while workers.has_room()
+        Ok(())
+    }
+
+    /// A block has failed: that must not be because the device does not keep what is written to it.
+    fn require_kept(&self, block: BlockIndex) -> Result<(), Failure> {
+        let Some((target, manifest)) = self.target.as_ref().zip(self.receiver.manifest()) else { return Ok(()) };
+        let size = block_size(manifest.size, block) as usize;
+        target.require_kept(block.offset(), size).map_err(|error| disk_failure("read", &self.target, &error))
+    }
+
+    fn give_work(&mut self, now: Time) {
+        let Some(workers) = &mut self.workers else { return };
+        while let Some(assembled) = self.memory.assembly.next() {
+            workers.give_assembled(assembled);
+        }
+        // Blocks whose values are known need no room, and neither do those that have been decoded: what was put together in memory may
+        // have taken it.
+        while (workers.has_room() || workers.holds_decoded() || !self.values.is_empty())
             && let Some(work) = self.receiver.poll_work()
         {
+            if !matches!(work, Work::WriteDecoded { .. }) {
+                // Writing comes first: what has not been asked for by now was not right.
+                workers.discard_decoded();
+            }
+            if let Work::Hash { block, .. } = work
+                && let Some(value) = self.values.remove(&block)
+            {
+                self.receiver.handle_hashed(now, block, Some(value));
+                continue;
+            }
             let kept = match work {
                 Work::Decode { block, kept: Some(esi), .. } => {
-                    self.kept.take(Kept { block, esi }).map(|payload| (esi, payload))
+                    self.memory.kept.take(Kept { block, esi }).map(|payload| (esi, payload))
                 }
                 _ => None,
             };
             workers.give(work, kept);
         }
-        // What is right has just been asked for: every piece of work that was taken made room for another, and writing comes first.
         workers.discard_decoded();
+        // A value holds for as long as nothing else is written to its block: for no longer than this.
+        self.values.clear();
+    }
+
+    /// Has everything written that is in memory only, so that it outlives the program.
+    fn flush(&mut self) -> Result<(), Failure> {
+        self.memory.assembly.give_up();
+        self.give_work(clock::now());
+        while !self.memory.assembly.is_idle()
+            && let Some(done) = self.workers.as_mut().and_then(Workers::wait)
+        {
+            self.take_done(clock::now(), done)?;
+        }
         Ok(())
     }
 
@@ -280,50 +296,52 @@ impl Transfer<'_> {
         word_count: usize,
     ) -> Result<(), Failure> {
         let size = manifest.size.bytes();
+        let voucher = self.receiver.voucher();
         let line = format!(
-            "receiving {} ({}, id {}), not authenticated",
+            "receiving {} ({}, id {}), {}",
             manifest.name,
             report::bytes(size),
-            manifest.key().id
+            manifest.key().id,
+            trusted::phrase(voucher)
         );
-        let fields = json!({
+        let mut fields = json!({
             "object": manifest.key().id.to_string(),
             "digest": manifest.digest.to_string(),
             "size": size,
             "name": manifest.name.as_str(),
             "version": manifest.version,
             "symbol_size": symbol_size.bytes(),
-            "authenticated": false,
         });
+        trusted::add_fields(&mut fields, voucher);
         self.report.event("manifest", fields, Some(line));
-        let created = Target::create(&self.options.file, size, &manifest.key().id.to_string())?;
+        // What there was of an older version: its threads end, and its `.part` can be set aside.
+        (self.workers, self.target, self.memory) = (None, None, runs::Memory::default());
+        let created = self.output.create(size, &manifest.key().id.to_string())?;
         if let Some(path) = &created.set_aside {
             self.report.notice("warning", &format!("what had come of another file is kept as {}", shown(path)));
         }
         let (target, reused) = (Arc::new(created.target), created.reused);
         let workers = Workers::new(&target)
             .map_err(|error| Failure::io(Exit::Unavailable, "start threads to verify blocks", &error))?;
+        self.printer = Printer::after(self.printer.take(), &target, manifest.size)?;
         (self.target, self.workers) = (Some(target), Some(workers));
         (self.accepted, self.last_symbol, self.rate.at) = (now, now, now);
         self.report.restart(now);
         let memory = self.slot_memory(word_count)?;
         let early = self.receiver.handle_prepared(now, reused, memory);
-        runs::take(&mut self.receiver, self.target.as_deref(), &mut self.kept, now, early.datagrams())
+        runs::take(&mut self.receiver, self.target.as_deref(), &mut self.memory, now, early.datagrams())
             .map_err(|error| self.write_failure(&error))?;
         self.work(now)
     }
 
     /// The sidecar map of the target, or, if it cannot be had, memory that is lost with the program.
     fn slot_memory(&mut self, word_count: usize) -> Result<Box<dyn SlotMemory>, Failure> {
-        let path = &self.options.file;
-        let file = match SlotFile::open(path, word_count) {
+        let file = match self.output.slot_file(word_count) {
             Ok(file) => file,
             Err(error) => {
                 let cause = describe(&error);
-                let text = format!(
-                    "what is received will not outlive an interruption: no map beside {}: {cause}",
-                    shown(path)
-                );
+                let name = shown(&self.options.file);
+                let text = format!("what is received will not outlive an interruption: no map beside {name}: {cause}");
                 self.report.notice("warning", &text);
                 SlotFile::anonymous(word_count).map_err(|error| {
                     Failure::io(Exit::Unavailable, "take memory for the map of what is received", &error)
@@ -353,7 +371,7 @@ impl Transfer<'_> {
             if matches!(notice, Notice::BlockFailed(_)) && failed > FAILED_BLOCKS_TOLD {
                 continue;
             }
-            let (kind, text) = self.words(&notice);
+            let (kind, text) = notices::words(&notice, &self.listener.to_string(), self.output.limits());
             self.report.notice(kind, &text);
         }
         if self.listener.dropped_buffers() > 0 && !self.said_host_drops {
@@ -392,51 +410,19 @@ impl Transfer<'_> {
         self.report.progress(now, "progress", fields, progress.held, progress.size, text);
     }
 
-    fn words(&self, notice: &Notice) -> (&'static str, String) {
-        match notice {
-            Notice::ManifestRefused(refusal) => ("manifest_refused", format!("a manifest is refused: {refusal}")),
-            Notice::TooLarge { size, size_max } => (
-                "too_large",
-                format!(
-                    "the file on the group has {} bytes, at most {size_max} are allowed (see --max-size and the free space)",
-                    size.bytes()
-                ),
-            ),
-            Notice::BlockFailed(block) => {
-                ("block_failed", format!("block {block} does not match its digest: it is received again"))
-            }
-            Notice::SessionChanged(size) => {
-                ("session_changed", format!("nothing verifies: trying symbols of {} bytes", size.bytes()))
-            }
-            Notice::Silent => (
-                "silent",
-                format!(
-                    "nothing has come from {} for 5 s (is iotupd running, is this its group, port and interface, \
-                     does a firewall drop UDP, does a switch snoop without a querier, is --hops large enough?)",
-                    self.listener
-                ),
-            ),
-            Notice::HeardAgain => ("heard_again", "packets come again".into()),
-        }
-    }
-
     fn loss(&self) -> Loss {
-        self.receiver.senders().iter().fold(Loss::default(), |all, sender| Loss {
-            received: all.received + sender.loss.received,
-            lost: all.lost + sender.loss.lost,
-            lost_host: all.lost_host + sender.loss.lost_host,
-        })
+        Loss::of(self.receiver.senders())
     }
 
     fn finish(mut self, outcome: Result<Outcome, Failure>) -> Result<Exit, Failure> {
         self.report.clear();
         let verified = clock::now();
         self.end_drops_interval(verified);
-        let result = match outcome {
+        let result = match outcome.and_then(|outcome| self.flush().map(|()| outcome)) {
             Ok(Outcome::Verified) => self.commit(),
             Ok(Outcome::GaveUp(reason)) => Err(self.give_up_failure(reason)),
             Ok(Outcome::Stopped(signal)) => {
-                let failure = super::end::interrupted(&format!("receive {}", shown(&self.options.file)), signal);
+                let failure = super::end::interrupted(&format!("receive {}", destination::name(self.options)), signal);
                 Err(self.with_resume_hint(failure))
             }
             Err(failure) => Err(failure),
@@ -451,12 +437,13 @@ impl Transfer<'_> {
         let fields = self.figures(exit, &message, verified, synced);
         let line = self.receiver.manifest().map(|manifest| {
             format!(
-                "{}: complete and verified, {} in {seconds:.1} s (received at {}), {}, blake3 {}, not authenticated",
-                shown(&self.options.file),
+                "{}: complete and verified, {} in {seconds:.1} s (received at {}), {}, blake3 {}, {}",
+                destination::name(self.options),
                 report::bytes(size),
                 report::rate(8.0 * self.receiver.counts().bytes as f64 / seconds.max(1e-3)),
                 self.loss().text(),
-                manifest.digest
+                manifest.digest,
+                trusted::phrase(self.receiver.voucher())
             )
         });
         self.report.event("end", fields, line.filter(|_| result.is_ok()));
@@ -466,12 +453,19 @@ impl Transfer<'_> {
     fn commit(&mut self) -> Result<(), Failure> {
         // The threads hold the target too: they end first.
         self.workers = None;
+        if let Some(mut printer) = self.printer.take() {
+            printer.advance(&self.receiver)?;
+            printer.finish()?;
+        }
         let target = self.target.take().and_then(Arc::into_inner);
-        target.expect("a verified object has a target that only this thread holds").commit()
+        target.expect("a verified object has a target that only this thread holds").commit()?;
+        // Not before: what the file says of itself must not shut out the version that it has not got.
+        let version = self.receiver.manifest().map_or(0, |manifest| manifest.version);
+        self.options.trust.as_ref().map_or(Ok(()), |trust| trust.keep(version))
     }
 
     fn give_up_failure(&self, reason: GiveUp) -> Failure {
-        let what = format!("receive {} from {}", shown(&self.options.file), self.options.listen.heard);
+        let what = format!("receive {} from {}", destination::name(self.options), self.options.listen.heard);
         let has_manifest = self.receiver.manifest().is_some();
         let counts = self.receiver.counts();
         match reason {
@@ -489,6 +483,11 @@ impl Transfer<'_> {
                 let cause = format!("{cause}, {} are missing", report::bytes(missing));
                 self.with_resume_hint(Failure::new(Exit::Incomplete, what, cause))
             }
+            _ if self.options.trust.is_some()
+                && let Some(cause) = trusted::refusals(counts) =>
+            {
+                Failure::new(Exit::NotAuthentic, what, cause)
+            }
             _ if counts.dropped(DropReason::TooLarge) > 0 => {
                 Failure::new(Exit::Unavailable, what, "the file is larger than allowed").remedy("see --max-size")
             }
@@ -503,8 +502,8 @@ impl Transfer<'_> {
     }
 
     fn with_resume_hint(&self, failure: Failure) -> Failure {
-        match &self.target {
-            Some(target) => failure.remedy(format!("run again to resume from {}", shown(target.part_path()))),
+        match self.target.as_ref().and_then(|target| target.remains()) {
+            Some(remains) => failure.remedy(remains),
             None => failure,
         }
     }
@@ -553,6 +552,8 @@ impl Transfer<'_> {
             "senders": senders,
         });
         if let Some(manifest) = self.receiver.manifest() {
+            trusted::add_fields(&mut fields, self.receiver.voucher());
+            fields["version"] = manifest.version.into();
             fields["digest"] = manifest.digest.to_string().into();
             let missing: Vec<_> =
                 self.receiver.missing().take(MISSING_COUNT_MAX).map(|(from, to)| json!([from, to])).collect();
@@ -563,6 +564,10 @@ impl Transfer<'_> {
 }
 
 fn disk_failure(verb: &str, target: &Option<Arc<Target>>, error: &io::Error) -> Failure {
-    let path = target.as_ref().map(|target| shown(target.part_path())).unwrap_or_default();
-    Failure::io(Exit::Io, format!("{verb} {path}"), error).remedy("it is kept: run again to resume")
+    let name = target.as_ref().map(|target| target.name()).unwrap_or_default();
+    let failure = Failure::io(Exit::Io, format!("{verb} {name}"), error);
+    match target.as_ref().and_then(|target| target.remains()) {
+        Some(remains) => failure.remedy(format!("what has come is kept: {remains}")),
+        None => failure,
+    }
 }

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::report;
-use crate::sys::{Message, QueuedErrors};
+use crate::sys::{Memory, Message, QueuedErrors};
 use crate::types::Time;
 
 /// The same local error so many times running for one message is the state of things. Two would do but for an ICMP error whose
@@ -113,7 +113,7 @@ pub(super) fn split(messages: &mut Vec<Message>) {
         let end = message.start + message.size;
         for start in (message.start..end).step_by(message.segment_size) {
             let size = message.segment_size.min(end - start);
-            messages.push(Message { start, size, segment_size: size });
+            messages.push(Message { start, size, segment_size: size, memory: Memory::Buffer });
         }
     }
 }
@@ -184,8 +184,8 @@ impl Congestion {
 mod tests {
     use super::*;
 
-    const SINGLE: Message = Message { start: 0, size: 1452, segment_size: 1452 };
-    const SEGMENTED: Message = Message { start: 0, size: 2904, segment_size: 1452 };
+    const SINGLE: Message = Message { start: 0, size: 1452, segment_size: 1452, memory: Memory::Buffer };
+    const SEGMENTED: Message = Message { start: 0, size: 2904, segment_size: 1452, memory: Memory::Buffer };
     const NOTHING: QueuedErrors = QueuedErrors { icmp_count: 0, local: None };
     const ICMP: QueuedErrors = QueuedErrors { icmp_count: 2, local: None };
 
@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn without_gso_what_has_not_been_sent_is_split() {
-        let message = |start, size, segment_size| Message { start, size, segment_size };
+        let message = |start, size, segment_size| Message { start, size, segment_size, memory: Memory::Buffer };
         let mut messages = vec![message(0, 500, 500), message(500, 2 * 1452 + 700, 1452), message(4104, 1452, 1452)];
         split(&mut messages);
         let sizes: Vec<_> = messages.iter().map(|message| message.size).collect();
@@ -281,8 +281,8 @@ mod tests {
         assert!((0..20).all(|step| congestion.note_full(at(step * 500)).is_none()));
         let mut said = Vec::new();
         for step in 0..300 {
-            congestion.note_sent(&[Message { start: 0, size: 29_440, segment_size: 1472 }; 2]);
-            congestion.note_refused(&[Message { start: 0, size: 29_440, segment_size: 1472 }]);
+            congestion.note_sent(&[Message { start: 0, size: 29_440, segment_size: 1472, memory: Memory::Buffer }; 2]);
+            congestion.note_refused(&[Message { start: 0, size: 29_440, segment_size: 1472, memory: Memory::Buffer }]);
             said.extend(congestion.note_full(at(20_000 + step * 10)));
         }
         let [text] = said.as_slice() else { panic!("one warning, not {said:?}") };

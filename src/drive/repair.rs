@@ -217,6 +217,7 @@ fn slot_size(layout: &Layout, blocks: &[BlockIndex], percent: u16) -> usize {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::FileExt;
 
     use super::*;
     use crate::drive::digest_file::{self, CacheFolder};
@@ -245,6 +246,7 @@ mod tests {
             fec: Fec::new(percent),
             passes: None,
             manifest_text: b"{}".to_vec(),
+            manifest_signature: Vec::new(),
         };
         let shares = (0..server_count).filter_map(|index| Share::new(index, server_count));
         let senders = shares.map(|share| Sender::with_share(Arc::clone(&tree), &config, share).unwrap()).collect();
@@ -254,6 +256,20 @@ mod tests {
     /// Runs the encoders to their end.
     fn run(repair: &Repair, source: &SourceMap, stop: &AtomicBool) {
         std::thread::scope(|scope| repair.spawn(scope, source, stop, 1)).unwrap();
+    }
+
+    /// What the repair symbols of a block of these bytes must be.
+    fn repair_symbols(layout: &Layout, block: u32, percent: u16, bytes: &[u8]) -> Vec<u8> {
+        let count = layout.repair_symbol_count(BlockIndex(block), percent);
+        let mut symbols = vec![0; usize::from(count) * usize::from(layout.shard_size(BlockIndex(block)))];
+        let part = bytes.chunks(MIB).nth(block as usize).unwrap();
+        Encoder::new().encode(layout, BlockIndex(block), part, count, &mut symbols);
+        symbols
+    }
+
+    /// The file of [`object`], as somebody who writes to it has it.
+    fn writable(folder: &Path) -> fs::File {
+        fs::OpenOptions::new().write(true).open(folder.join("object")).unwrap()
     }
 
     #[test]
@@ -267,10 +283,7 @@ mod tests {
         run(&repair, &source, &AtomicBool::new(false));
         let layout = senders[0].carousel().layout();
         for (rank, block) in [0, 2, 3, 4].into_iter().enumerate() {
-            let count = layout.repair_symbol_count(BlockIndex(block), 30);
-            let mut expected = vec![0; usize::from(count) * 1408];
-            let part = bytes.chunks(MIB).nth(block as usize).unwrap();
-            Encoder::new().encode(layout, BlockIndex(block), part, count, &mut expected);
+            let expected = repair_symbols(layout, block, 30, &bytes);
             let made = symbols.repair(SentBlock(rank as u32)).expect("it is computed");
             assert!(made.starts_with(&expected), "block {block}");
         }
@@ -295,11 +308,49 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (file, senders, _) = object(folder.path(), 30, 1);
         let (repair, source) = (Repair::new(&senders, None).unwrap(), file.map().unwrap());
-        fs::OpenOptions::new().write(true).open(folder.path().join("object")).unwrap().set_len(MIB as u64 / 2).unwrap();
+        writable(folder.path()).set_len(MIB as u64 / 2).unwrap();
         run(&repair, &source, &AtomicBool::new(false));
         assert!(source.is_torn());
         let symbols = Symbols { source: &source, repair: &repair };
         assert!((0..4).all(|rank| symbols.repair(SentBlock(rank)).is_none()));
+    }
+
+    #[test]
+    fn block_that_is_overwritten_before_it_is_encoded_has_no_repair_symbols() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, senders, bytes) = object(folder.path(), 30, 1);
+        let (repair, source) = (Repair::new(&senders, None).unwrap(), file.map().unwrap());
+        let at = 2 * MIB + 777;
+        writable(folder.path()).write_all_at(&[!bytes[at]], at as u64).unwrap();
+        run(&repair, &source, &AtomicBool::new(false));
+        let symbols = Symbols { source: &source, repair: &repair };
+        assert!(repair.is_changed() && symbols.repair(SentBlock(1)).is_none());
+    }
+
+    /// Somebody writes other bytes and the right ones by turns: a block is encoded as its digest says, or not at all.
+    #[test]
+    fn block_that_is_overwritten_while_it_is_encoded_has_right_repair_symbols_or_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, senders, bytes) = object(folder.path(), 30, 1);
+        let (range, at) = (2 * MIB + 1000..2 * MIB + 5000, 2 * MIB as u64 + 1000);
+        let right = &bytes[range];
+        let wrong: Vec<_> = right.iter().map(|byte| !byte).collect();
+        let expected = repair_symbols(senders[0].carousel().layout(), 2, 30, &bytes);
+        let writable = writable(folder.path());
+        for _ in 0..30 {
+            let (repair, source) = (Repair::new(&senders, None).unwrap(), file.map().unwrap());
+            std::thread::scope(|scope| {
+                let encoders = scope.spawn(|| run(&repair, &source, &AtomicBool::new(false)));
+                while !encoders.is_finished() {
+                    [&wrong, right].iter().for_each(|part| writable.write_all_at(part, at).unwrap());
+                }
+            });
+            let symbols = Symbols { source: &source, repair: &repair };
+            match symbols.repair(SentBlock(1)) {
+                Some(made) => assert!(!repair.is_changed() && made.starts_with(&expected)),
+                None => assert!(repair.is_changed()),
+            }
+        }
     }
 
     #[test]

@@ -1,12 +1,14 @@
-//! Symbols that lie one after another in the object are written by one system call, straight from the receive buffers.
+//! Symbols that lie one after another in the object are written by one system call, straight from the receive buffers, unless their
+//! whole block is put together first.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 
+use super::assembly::Assembly;
 use super::kept::KeptSymbols;
 use crate::limits::HEADER_SIZE;
 use crate::receiver::{Receiver, Store, Verdict};
-use crate::sys::Target;
+use crate::sys::{Target, memory};
 use crate::types::{BlockIndex, Esi, Time};
 
 /// Symbols of one run at most.
@@ -15,30 +17,46 @@ const RUN_LENGTH_MAX: usize = 256;
 /// What is in a place of a run that is not in use.
 const NOTHING: Store = Store { block: BlockIndex(0), esi: Esi(0), slot: 0, offset: 0, size: 0, hash: 0 };
 
-/// Hands datagrams to the machine, writes what it wants stored, and keeps what it wants kept.
+/// Memory for symbols that are not yet, or not at all, written to the target.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    pub(super) kept: KeptSymbols,
+    pub(super) assembly: Assembly,
+}
+
+/// Hands datagrams to the machine, writes what it wants stored or puts it together with the rest of its block, and keeps what it wants
+/// kept.
 ///
 /// # Errors
 /// What the kernel says of a write that failed. The program then ends, so the machine is not told.
 pub(super) fn take<'a>(
     receiver: &mut Receiver,
     target: Option<&Target>,
-    kept_symbols: &mut KeptSymbols,
+    held: &mut Memory,
     now: Time,
     datagrams: impl Iterator<Item = (SocketAddr, &'a [u8])>,
 ) -> io::Result<()> {
     let mut run =
         Run { parts: [IoSlice::new(&[]); RUN_LENGTH_MAX], stores: [NOTHING; RUN_LENGTH_MAX], length: 0, end: 0 };
     let mut result = Ok(());
-    for (from, datagram) in datagrams {
+    let object_size = receiver.manifest().map(|manifest| manifest.size);
+    let mut datagrams = datagrams.peekable();
+    while let Some((from, datagram)) = datagrams.next() {
+        // The kernel has just copied it here, but by way of memory.
+        datagrams.peek().into_iter().for_each(|(_, next)| memory::prefetch(next));
         match receiver.handle_datagram(now, from, datagram) {
             Verdict::Store(store) => {
+                let size = object_size.expect("there are symbols only of an object");
+                if held.assembly.take(now, &store, size, &datagram[HEADER_SIZE..]) {
+                    continue;
+                }
                 if !run.takes(&store) {
                     result = result.and(run.write(receiver, target));
                 }
                 run.push(store, &datagram[HEADER_SIZE..]);
             }
             Verdict::Keep(kept) => {
-                let is_kept = kept_symbols.keep(receiver, kept, &datagram[HEADER_SIZE..]);
+                let is_kept = held.kept.keep(receiver, kept, &datagram[HEADER_SIZE..]);
                 receiver.handle_kept(kept, is_kept);
             }
             Verdict::Taken | Verdict::Dropped(_) => {}

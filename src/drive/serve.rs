@@ -1,5 +1,7 @@
 //! The server's loop: asks the machine what is due, composes it, and hands it to the kernel, for ever or for some passes.
 
+mod defaults;
+
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -9,19 +11,20 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use self::defaults::{default_pacing, start_of_host, virtual_server_count};
+pub use super::image::ImageChoice;
+use super::image::{self, ImageMaker};
 pub use super::line::EngineChoice;
+use super::manifest_file::ManifestFile;
 use super::repair::Repair;
 use super::report::{self, Report};
-use super::virtual_server::{self, Common, Event, Published, Recipe, Totals, Trouble};
+use super::virtual_server::{self, Common, Event, Findings, Published, Recipe, Totals, Trouble};
 use super::{choose, digest_file};
 use crate::digest::ObjectTree;
 use crate::discovery::Family;
 use crate::failure::{Exit, Failure, shown};
-use crate::limits::{
-    MTU_DEFAULT_MAX, MTU_ROUTED, PACKET_OVERHEAD, RATE_BPS_DEFAULT, SYMBOL_SIZE_MIN, VIRTUAL_SERVER_COUNT_MAX,
-    VIRTUAL_SERVER_RATE_BPS,
-};
-use crate::manifest::{DisplayName, Members};
+use crate::limits::{MTU_DEFAULT_MAX, MTU_ROUTED, PACKET_OVERHEAD, SYMBOL_SIZE_MIN};
+use crate::manifest::{DisplayName, KeyId, Members};
 use crate::sender::{Fec, Pacing, Sender, SenderConfig, Share, Unsendable};
 use crate::sys::{
     Hold, Interface, Scratch, SendOptions, SendSocket, SourceFile, SourceState, StopSignal, clock, processors, signals,
@@ -30,6 +33,9 @@ use crate::types::{Digest, ObjectKey, RateBps, SymbolSize, Time};
 
 /// Between two looks at signals and at the source file.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Messages from a packet image before it is said that it is of no use.
+const IMAGE_MESSAGES_JUDGED_MIN: u64 = 1000;
 
 /// What to send, where, and how fast.
 #[derive(Clone, Debug)]
@@ -60,7 +66,9 @@ pub struct ServeOptions {
     pub bind_addr: Option<IpAddr>,
     /// How to send.
     pub engine: EngineChoice,
-    /// Where digests are cached.
+    /// Whether to send from a packet image.
+    pub image: ImageChoice,
+    /// Where digests are cached, and what is computed once is kept.
     pub cache_dir: Option<PathBuf>,
 }
 
@@ -72,15 +80,26 @@ pub fn serve(options: &ServeOptions, report: &mut Report) -> Result<Exit, Failur
     let pacing = options.pacing.map_or_else(|| default_pacing(&interface), Ok)?;
     let file = SourceFile::open(&options.file)?.set_aside();
     let first_socket = open_socket(options, &interface)?;
+    // Before the file is read, which may take long.
+    let found = ManifestFile::beside(&options.file)?;
     let cache_dir = options.cache_dir.clone().or_else(digest_file::default_cache_dir);
     let cache = digest_file::CacheFolder { folder: cache_dir, is_asked_for: options.cache_dir.is_some() };
     let tree = Arc::new(digest_file::tree(&file, &options.file, &cache, report)?);
-    let senders = new_senders(options, &interface, pacing, &file, tree)?;
+    let manifest = match found {
+        Some(found) => {
+            found.check_object(&options.file, &tree)?;
+            found.warn(clock::unix_seconds(), report);
+            found
+        }
+        None => ManifestFile::of(&options.file, &manifest_members(&file, &options.file, &tree))?,
+    };
+    let senders = new_senders(options, &interface, pacing, tree, &manifest)?;
     let mut sockets = vec![first_socket];
     for _ in 1..senders.len() {
         sockets.push(open_socket(options, &interface)?);
     }
-    let mut server = Server::new(options, &interface, file, &senders, &sockets, report);
+    let plan = Plan::of(&senders, &sockets, &manifest);
+    let mut server = Server::new(options, &interface, file, plan, report);
     let outcome = server.run(senders, sockets);
     server.finish(outcome)
 }
@@ -94,37 +113,12 @@ fn open_socket(options: &ServeOptions, interface: &Interface) -> Result<SendSock
     })
 }
 
-/// RFC 8085, section 4.1.1, asks for restraint where nothing tells of congestion.
-fn default_pacing(interface: &Interface) -> Result<Pacing, Failure> {
-    if interface.wireless {
-        let what = format!("choose a rate for {}", interface.name);
-        let cause = "multicast on wireless goes at the slowest rate, which is not known";
-        return Err(Failure::new(Exit::Usage, what, cause).remedy("give --rate, such as 2M"));
-    }
-    let half_link = interface.speed_bps.map_or(u64::MAX, |speed| speed / 2);
-    let rate = RateBps::new(RATE_BPS_DEFAULT.min(half_link).max(1)).expect("100 Mbit/s or less");
-    Ok(Pacing::DefaultRate(rate))
-}
-
-/// How many virtual servers there are unless the user says: what one core is known to send, on as many cores as there are.
-fn virtual_server_count(options: &ServeOptions, pacing: Pacing, processors: usize) -> u32 {
-    let processors = u32::try_from(processors).unwrap_or(u32::MAX).max(1);
-    options.virtual_servers.unwrap_or_else(|| match pacing {
-        Pacing::PacketDelay(_) => 1,
-        Pacing::Unpaced => processors.min(VIRTUAL_SERVER_COUNT_MAX),
-        Pacing::Rate(rate) | Pacing::DefaultRate(rate) => {
-            let needed = rate.bits_per_second().div_ceil(VIRTUAL_SERVER_RATE_BPS);
-            u32::try_from(needed).unwrap_or(u32::MAX).min(processors).min(VIRTUAL_SERVER_COUNT_MAX)
-        }
-    })
-}
-
 fn new_senders(
     options: &ServeOptions,
     interface: &Interface,
     pacing: Pacing,
-    file: &SourceFile,
     tree: Arc<ObjectTree>,
+    manifest: &ManifestFile,
 ) -> Result<Vec<Sender>, Failure> {
     let bound = if options.hops > 1 { MTU_ROUTED } else { MTU_DEFAULT_MAX };
     let mtu = options.mtu.unwrap_or(interface.mtu.min(bound));
@@ -137,17 +131,17 @@ fn new_senders(
     let symbol_size = SymbolSize::largest_within(payload_size_max).ok_or_else(|| {
         cannot(format!("the smallest packet has {} bytes", PACKET_OVERHEAD + u32::from(SYMBOL_SIZE_MIN)))
     })?;
-    let members = manifest_members(file, &options.file, &tree);
-    let manifest = members.manifest().map_err(|refusal| Failure::new(Exit::BadData, what(), refusal.to_string()))?;
+    let symbol_size = manifest.check_session(symbol_size, options.fec.percent)?;
     let config = SenderConfig {
         symbol_size,
         payload_size_max,
         ip_overhead: if options.group.is_ipv4() { 28 } else { 48 },
         pacing,
-        start_ppm: options.start_ppm.unwrap_or_else(|| start_of_host(&manifest.key().id.0, &interface.name)),
+        start_ppm: options.start_ppm.unwrap_or_else(|| start_of_host(&manifest.manifest.key().id.0, &interface.name)),
         fec: options.fec,
         passes: options.passes,
-        manifest_text: manifest.to_text().into_bytes(),
+        manifest_text: manifest.text.clone(),
+        manifest_signature: manifest.signature.clone(),
     };
     let unsendable = |unsendable| match unsendable {
         Unsendable::ManifestTooLarge { needed, room } => {
@@ -163,14 +157,6 @@ fn new_senders(
     let count = count.min(u32::try_from(first.carousel().round_length()).unwrap_or(u32::MAX)).max(1);
     let shares = (0..count).filter_map(|index| Share::new(index, count));
     shares.map(|share| Sender::with_share(Arc::clone(&tree), &config, share).map_err(unsendable)).collect()
-}
-
-/// Servers on different hosts start at different places without being told to.
-fn start_of_host(object: &[u8; 12], interface: &str) -> u32 {
-    let host = std::fs::read("/etc/machine-id").or_else(|_| std::fs::read("/proc/sys/kernel/hostname"));
-    let seed = [object, interface.as_bytes(), &host.unwrap_or_default()].concat();
-    let place = xxhash_rust::xxh3::xxh3_64(&seed) % 1_000_000;
-    u32::try_from(place).expect("less than a million")
 }
 
 /// Room for the hash of every payload, where there is any: without it they are computed for every packet.
@@ -197,10 +183,13 @@ struct Plan {
     rate: Option<RateBps>,
     /// The address of each virtual server, and its first position.
     origins: Vec<(SocketAddr, u64)>,
+    version: u64,
+    /// The key that the signature names.
+    signed_by: Option<KeyId>,
 }
 
 impl Plan {
-    fn of(senders: &[Sender], sockets: &[SendSocket]) -> Self {
+    fn of(senders: &[Sender], sockets: &[SendSocket], manifest: &ManifestFile) -> Self {
         let first = senders.first().expect("there is a virtual server");
         let rates = senders.iter().filter_map(|sender| sender.pacer().rate());
         let places = senders.iter().map(Sender::next_position);
@@ -212,7 +201,14 @@ impl Plan {
             round_length: first.carousel().round_length(),
             rate: RateBps::new(rates.map(RateBps::bits_per_second).sum()),
             origins: sockets.iter().map(SendSocket::local_addr).zip(places).collect(),
+            version: manifest.manifest.version,
+            signed_by: manifest.key_id(),
         }
+    }
+
+    /// Who signed what, for the line of the start.
+    fn signature(&self) -> String {
+        self.signed_by.map_or_else(String::new, |key| format!(", version {} signed by key {key}", self.version))
     }
 
     /// Where each virtual server starts, in percent of the round.
@@ -245,15 +241,14 @@ impl<'a> Server<'a> {
         options: &'a ServeOptions,
         interface: &'a Interface,
         file: SourceFile,
-        senders: &[Sender],
-        sockets: &[SendSocket],
+        plan: Plan,
         report: &'a mut Report,
     ) -> Self {
         let now = clock::now();
         report.restart(now);
         Self {
-            plan: Plan::of(senders, sockets),
-            published: senders.iter().map(|_| Published::default()).collect(),
+            published: plan.origins.iter().map(|_| Published::default()).collect(),
+            plan,
             options,
             interface,
             report,
@@ -277,10 +272,11 @@ impl<'a> Server<'a> {
         };
         let (source, start) = plan.origins.first().expect("there is a virtual server");
         let line = format!(
-            "sending {} ({}, id {}) to {} on {} from {source}, {pace}, {}",
+            "sending {} ({}, id {}{}) to {} on {} from {source}, {pace}, {}",
             shown(&self.options.file),
             report::bytes(plan.key.size.bytes()),
             plan.key.id,
+            plan.signature(),
             self.options.group,
             self.interface.name,
             plan.starts(),
@@ -296,6 +292,8 @@ impl<'a> Server<'a> {
             "size": plan.key.size.bytes(),
             "digest": plan.digest.to_string(),
             "object": plan.key.id.to_string(),
+            "version": plan.version,
+            "signed_by": plan.signed_by.map(|key| key.to_string()),
             "group": self.options.group.to_string(),
             "interface": self.interface.name,
             "source": source.to_string(),
@@ -307,6 +305,7 @@ impl<'a> Server<'a> {
             "start_position": start,
             "cycle_length": plan.cycle_length,
             "round_length": plan.round_length,
+            "image": self.options.image == ImageChoice::On,
             "virtual_servers": plan.origins.iter().map(origin).collect::<Vec<_>>(),
         });
         self.report.event("sending", fields, Some(line));
@@ -319,10 +318,12 @@ impl<'a> Server<'a> {
     /// Runs all virtual servers, each in its thread, and watches them and the file.
     fn run(&mut self, senders: Vec<Sender>, sockets: Vec<SendSocket>) -> Result<Outcome, Failure> {
         let count = senders.len();
+        let folder = self.options.cache_dir.clone().or_else(digest_file::default_cache_dir);
         let common = Common {
             content: self.file.map()?,
-            repair: Repair::new(&senders, self.options.cache_dir.clone().or_else(digest_file::default_cache_dir))?,
+            repair: Repair::new(&senders, folder.clone())?,
             hashes: room_for_hashes(self.options, &senders[0]),
+            image: image::made(self.options.image, folder.clone(), senders[0].carousel())?,
             stop: AtomicBool::new(false),
             start: OnceLock::new(),
         };
@@ -330,6 +331,7 @@ impl<'a> Server<'a> {
         let what = format!("send to {} on {}", self.options.group, self.interface.name);
         let (events, inbox) = mpsc::channel();
         let published = std::mem::take(&mut self.published);
+        let mut maker = self.image_maker(&senders[0], folder);
         let outcome = std::thread::scope(|scope| {
             let spawn = |(index, (sender, socket)): (usize, (Sender, SendSocket))| {
                 let part = Share::new(u32::try_from(index).unwrap_or(0), u32::try_from(count).unwrap_or(1));
@@ -339,6 +341,8 @@ impl<'a> Server<'a> {
                     sender,
                     socket,
                     engine: self.options.engine,
+                    needs_image: common.image.get().is_some(),
+                    trial: maker.as_mut().and_then(ImageMaker::take_trial),
                     what: what.clone(),
                     processor: (count > 1).then(|| processors[index % processors.len()]),
                 };
@@ -350,6 +354,10 @@ impl<'a> Server<'a> {
                 })
             };
             let spawned = senders.into_iter().zip(sockets).enumerate().try_for_each(spawn);
+            if let Some(maker) = maker {
+                let (common, events) = (&common, events.clone());
+                scope.spawn(move || maker.run(&common.image, &events));
+            }
             let spawned = spawned.and_then(|()| common.repair.spawn(scope, &common.content, &common.stop, count));
             let outcome = spawned.and_then(|()| self.watch(&common, &published, &inbox));
             common.stop();
@@ -357,6 +365,13 @@ impl<'a> Server<'a> {
         });
         self.published = published;
         outcome
+    }
+
+    /// Who tries whether an image pays, where that is to be found out.
+    fn image_maker(&self, sender: &Sender, folder: Option<PathBuf>) -> Option<ImageMaker> {
+        let pacing = self.options.pacing.filter(|pacing| virtual_server::is_worthwhile(*pacing));
+        let is_asked_for = self.options.image == ImageChoice::Auto && image::is_of_use(sender.carousel());
+        pacing.filter(|_| is_asked_for).map(|_| ImageMaker::new(folder, sender.carousel().clone()))
     }
 
     /// Waits until all are ready, starts them, and looks after them until all are done or one fails.
@@ -371,6 +386,7 @@ impl<'a> Server<'a> {
         while left > 0 {
             match inbox.recv_timeout(LOOK_INTERVAL) {
                 Ok(Event::Warning(text)) => self.warn(text),
+                Ok(Event::Tried(findings, result)) => self.tell_findings(&findings, result),
                 Ok(Event::Ended(Ok(()))) => left -= 1,
                 Ok(Event::Ended(Err(trouble))) => return Err(self.failure_of(trouble)),
                 Ok(Event::Ready(_)) | Err(_) => {}
@@ -394,7 +410,7 @@ impl<'a> Server<'a> {
             match inbox.recv() {
                 Ok(Event::Ready(name)) => (engine, ready) = (name, ready + 1),
                 Ok(Event::Ended(Err(trouble))) => return Err(self.failure_of(trouble)),
-                Ok(Event::Warning(_) | Event::Ended(Ok(()))) | Err(_) => {}
+                Ok(Event::Warning(_) | Event::Tried(..) | Event::Ended(Ok(()))) | Err(_) => {}
             }
         }
         // Not before: whoever wants to write waits for the next look.
@@ -410,6 +426,25 @@ impl<'a> Server<'a> {
             Trouble::Torn => self.changed(),
             Trouble::Failed(failure) => failure,
         }
+    }
+
+    fn tell_findings(&mut self, findings: &Findings, result: Result<(), Failure>) {
+        let [copied, image] = [findings.copied_bps, findings.image_bps].map(report::rate);
+        let text = match (&result, findings.are_good()) {
+            (_, false) => format!("packet image: off, {image} of one core against {copied} by copying"),
+            (Ok(()), true) => format!("packet image: on, {image} of one core against {copied} by copying"),
+            (Err(failure), true) => {
+                format!("packet image: off, though {image} of one core against {copied}: {failure}")
+            }
+        };
+        let fields = json!({
+            "on": findings.are_good() && result.is_ok(),
+            "copied_bps": findings.copied_bps,
+            "image_bps": findings.image_bps,
+            "image_sent": findings.usage.sent,
+            "image_copied": findings.usage.copied,
+        });
+        self.report.event("image", fields, Some(text));
     }
 
     fn warn(&mut self, text: String) {
@@ -432,6 +467,10 @@ impl<'a> Server<'a> {
             self.warn(format!("{} has changed: going on with the content as it was", shown(&self.options.file)));
         }
         self.say_if_replaced();
+        if totals.refusals.image.copied * 2 > totals.refusals.image.sent.max(IMAGE_MESSAGES_JUDGED_MIN) {
+            let text = "of a packet image is copied all the same by what it is sent on, or by a receiver on this host";
+            self.warn(format!("most {text}: leave --image out, or try --image auto"));
+        }
         if self.report.is_due(now) {
             let (passes, counts) = (self.passes(totals), totals.counts);
             let seconds = now.since(self.started).as_secs_f64();
@@ -484,6 +523,8 @@ impl<'a> Server<'a> {
             "refused": totals.refusals.refused,
             "queue_drops": totals.refusals.queue_drops,
             "icmp_errors": totals.refusals.icmp_errors,
+            "image_sent": totals.refusals.image.sent,
+            "image_copied": totals.refusals.image.copied,
         })
     }
 
@@ -499,8 +540,15 @@ impl<'a> Server<'a> {
         let mut fields = self.figures(now, &totals);
         fields["exit"] = (exit as u8).into();
         fields["message"] = message.as_str().into();
+        let usage = totals.refusals.image;
+        let from_image = match usage.sent {
+            0 => String::new(),
+            sent => {
+                format!(", {sent} messages from the packet image, of which {} were copied all the same", usage.copied)
+            }
+        };
         let line = format!(
-            "{message} after {:.2} passes, {} in {}",
+            "{message} after {:.2} passes, {} in {}{from_image}",
             self.passes(&totals),
             report::bytes(totals.counts.ip_bytes),
             report::span(now.since(self.started).as_secs_f64())

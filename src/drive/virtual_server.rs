@@ -1,18 +1,22 @@
 //! One virtual server: a thread with its own machine, socket and engine, which waits for no other. It shares the object's bytes and
 //! the hashes of its payloads, tells what it has sent by counters, and everything else by events.
 
+mod trial;
+
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender as EventSender;
 use std::time::Duration;
 
 use super::burst::Burst;
+use super::image::Image;
 use super::line::{EngineChoice, Line, LineCounts};
 use super::repair::{Repair, Symbols};
-use crate::failure::Failure;
-use crate::sender::{Outgoing, Sender, SenderCounts, Step};
+use crate::failure::{Exit, Failure};
+use crate::sender::{Outgoing, Sender, SenderCounts, Step, Stretch, WideStep};
 use crate::sys::{Scratch, SendSocket, SourceMap, clock, memory, processors};
 use crate::types::Time;
+pub(super) use trial::{Findings, Trial, is_worthwhile};
 
 /// The longest sleep: a thread that waits for the next packet of a slow server still hears that it is to stop.
 const SLEEP_MAX: Duration = Duration::from_millis(100);
@@ -32,6 +36,8 @@ pub(super) struct Common {
     pub(super) repair: Repair,
     /// Where payload hashes are remembered.
     pub(super) hashes: Option<Scratch>,
+    /// What to send from without copying, once it is there.
+    pub(super) image: OnceLock<Image>,
     /// Nothing more is to be sent.
     pub(super) stop: AtomicBool,
     /// Set when all are ready: what each waits for before it sends.
@@ -39,6 +45,16 @@ pub(super) struct Common {
 }
 
 impl Common {
+    /// What packets are composed from.
+    fn symbols(&self) -> Symbols<'_> {
+        Symbols { source: &self.content, repair: &self.repair }
+    }
+
+    /// The hashes of payloads, as far as there is room for them.
+    fn hashes(&self) -> &[AtomicU64] {
+        self.hashes.as_ref().map_or(&[], Scratch::words)
+    }
+
     /// Lets all of them begin.
     pub(super) fn begin(&self) {
         // It can have begun before only if it has been stopped, and then it ends.
@@ -65,6 +81,8 @@ pub(super) struct Published {
     refused: AtomicU64,
     queue_drops: AtomicU64,
     icmp_errors: AtomicU64,
+    image_sent: AtomicU64,
+    image_copied: AtomicU64,
     uses_ring: AtomicBool,
 }
 
@@ -95,6 +113,8 @@ impl Published {
             (&self.refused, refusals.refused),
             (&self.queue_drops, refusals.queue_drops),
             (&self.icmp_errors, refusals.icmp_errors),
+            (&self.image_sent, refusals.image.sent),
+            (&self.image_copied, refusals.image.copied),
         ] {
             place.store(value, Ordering::Relaxed);
         }
@@ -115,6 +135,8 @@ impl Published {
             totals.refusals.refused += value(&one.refused);
             totals.refusals.queue_drops += value(&one.queue_drops);
             totals.refusals.icmp_errors += value(&one.icmp_errors);
+            totals.refusals.image.sent += value(&one.image_sent);
+            totals.refusals.image.copied += value(&one.image_copied);
             totals.ring_count += usize::from(one.uses_ring.load(Ordering::Relaxed));
         }
         totals
@@ -128,6 +150,8 @@ pub(super) enum Event {
     Ready(&'static str),
     /// People should be told.
     Warning(String),
+    /// A packet image has been tried; a failure, if it was found good and could not be made.
+    Tried(Findings, Result<(), Failure>),
     /// It has ended.
     Ended(Result<(), Trouble>),
 }
@@ -164,6 +188,10 @@ pub(super) struct Recipe {
     pub(super) socket: SendSocket,
     /// How to send.
     pub(super) engine: EngineChoice,
+    /// There is an image, and the user wants it to be sent from.
+    pub(super) needs_image: bool,
+    /// To find out whether an image pays.
+    pub(super) trial: Option<Trial>,
     /// The group and interface, for messages.
     pub(super) what: String,
     /// The processor to stay on, if there are several virtual servers.
@@ -189,13 +217,24 @@ pub(super) fn run(recipe: Recipe, common: &Common, published: &Published, events
         Ok(line) => line,
         Err(failure) => return tell(Event::Ended(Err(failure.into()))),
     };
+    if recipe.needs_image && !line.takes_images() {
+        return tell(Event::Ended(Err(no_image().into())));
+    }
     tell(Event::Ready(line.engine_name()));
     common.start.wait();
     let mut server = VirtualServer::new(recipe.sender, line, gso, common, published, events);
+    server.trial = recipe.trial.filter(|_| server.line.takes_images());
     wait_for(recipe.delay, &common.stop);
     let result = server.serve();
+    server.line.settle_image();
     server.published.tell(&server.sender, &server.line);
     tell(Event::Ended(result));
+}
+
+fn no_image() -> Failure {
+    let cause = "the kernel has no way to send without copying (io_uring and segmentation offload, Linux 6.2), or it is forbidden";
+    let remedy = "see sysctl kernel.io_uring_disabled and the container's seccomp filter, or leave --image out";
+    Failure::new(Exit::Unavailable, "send from a packet image", cause).remedy(remedy)
 }
 
 /// A virtual server at work.
@@ -208,6 +247,9 @@ pub(super) struct VirtualServer<'a> {
     sender: Sender,
     line: Line,
     burst: Burst,
+    /// What the line sends from.
+    image: Option<Image>,
+    trial: Option<Trial>,
     common: &'a Common,
     published: &'a Published,
     events: &'a EventSender<Event>,
@@ -226,7 +268,7 @@ impl<'a> VirtualServer<'a> {
         let burst = Burst::new(gso, sender.packet_size_max());
         let packets = burst.packet_count_max();
         let (next, deferred) = (Vec::with_capacity(packets), Vec::with_capacity(packets));
-        Self { next, deferred, sender, line, burst, common, published, events }
+        Self { next, deferred, sender, line, burst, image: None, trial: None, common, published, events }
     }
 
     /// Its machine.
@@ -246,6 +288,7 @@ impl<'a> VirtualServer<'a> {
     /// Sends what is due and waits until more is, but not for long; answers whether all has been sent.
     pub(super) fn turn(&mut self) -> Result<bool, Trouble> {
         let now = clock::now();
+        self.go_on_trying();
         // A burst that the kernel has not taken goes before the next is composed: no position is skipped.
         let step = if self.line.is_stuck() { None } else { self.compose(now) };
         if self.common.content.is_torn() || self.line.is_torn() {
@@ -258,6 +301,7 @@ impl<'a> VirtualServer<'a> {
             if !is_taken {
                 return Ok(false);
             }
+            self.note_burst(now);
         }
         match step {
             Some(Step::Done) => return Ok(self.line.drain()?),
@@ -273,9 +317,20 @@ impl<'a> VirtualServer<'a> {
 
     /// Puts into the burst what may go now; answers with what the machine said when it had no more, `None` if the burst is full.
     fn compose(&mut self, now: Time) -> Option<Step> {
+        if self.image.is_none()
+            && let Some(image) = self.common.image.get()
+            && self.line.takes_images()
+        {
+            self.image = self.line.set_image(image.slots()).then(|| image.clone());
+        }
+        if let Some(image) = self.image.take() {
+            let last = self.compose_from(&image, now);
+            // A kernel that does not send it as it is gets copies.
+            self.image = self.line.takes_images().then_some(image);
+            return last;
+        }
         let last = self.gather(now);
-        let hashes = self.common.hashes.as_ref().map_or(&[][..], Scratch::words);
-        let content = Symbols { source: &self.common.content, repair: &self.common.repair };
+        let (content, hashes) = (self.common.symbols(), self.common.hashes());
         let sender = &self.sender;
         let ahead = |index: usize| {
             if let Some(payload) = self.next.get(index).and_then(|outgoing| sender.payload(outgoing, &content)) {
@@ -302,12 +357,77 @@ impl<'a> VirtualServer<'a> {
         last
     }
 
+    /// The same, with packets of the image: those that are there, and those that can be composed there.
+    fn compose_from(&mut self, image: &Image, now: Time) -> Option<Step> {
+        self.burst.clear();
+        self.deferred.clear();
+        let mut has_data = false;
+        let last = loop {
+            let image_count_max = self.burst.image_count_max(self.deferred.len());
+            let copied_count_max = self.burst.copied_count_max(self.deferred.len()) as u64;
+            if image_count_max == 0 || copied_count_max == 0 {
+                break None;
+            }
+            let full_count = image.full_count(self.sender.next_position(), image_count_max);
+            let count_max = if full_count > 0 { full_count } else { image_count_max.min(copied_count_max) };
+            match self.sender.poll_stretch(now, &self.common.symbols(), count_max) {
+                WideStep::SendStretch(stretch) => {
+                    has_data = true;
+                    if full_count > 0 {
+                        image.places(&stretch).for_each(|(start, size)| self.burst.push_from_image(start, size));
+                    } else {
+                        self.push_new(image, &stretch);
+                    }
+                }
+                WideStep::Other(Step::Send(outgoing)) if has_data && !matches!(outgoing, Outgoing::Data { .. }) => {
+                    self.deferred.push(outgoing);
+                }
+                WideStep::Other(Step::Send(outgoing)) => self.push(&outgoing),
+                WideStep::Other(step) => break Some(step),
+            }
+        };
+        for place in 0..self.deferred.len() {
+            self.push(&self.deferred[place].clone());
+        }
+        last
+    }
+
+    /// Adds packets that are not in the image yet, there if that is possible.
+    fn push_new(&mut self, image: &Image, stretch: &Stretch) {
+        for position in (stretch.first.value()..).take(usize::try_from(stretch.count).unwrap_or(0)) {
+            let outgoing = self.sender.data_at(position);
+            match self.lay_out(image, &outgoing) {
+                Some((start, size)) => self.burst.push_from_image(start, size),
+                None => self.push(&outgoing),
+            }
+        }
+    }
+
+    /// Composes a data packet in the image, unless it is there, and answers with where it is.
+    fn lay_out(&self, image: &Image, outgoing: &Outgoing) -> Option<(usize, usize)> {
+        let Outgoing::Data { position, .. } = *outgoing else { return None };
+        let (common, size) = (self.common, self.sender.packet_size(outgoing));
+        let start = image.packet(position, size, |out| {
+            self.sender.compose(outgoing, &common.symbols(), common.hashes(), out);
+            !common.content.is_torn()
+        });
+        start.map(|start| (start, size))
+    }
+
+    /// Adds a copy of a packet.
+    fn push(&mut self, outgoing: &Outgoing) {
+        let (sender, common) = (&self.sender, self.common);
+        self.burst.push(sender.packet_size(outgoing), |out| {
+            sender.compose(outgoing, &common.symbols(), common.hashes(), out);
+        });
+    }
+
     /// Asks the machine for as many packets as a burst holds. Control packets that come after data packets are put off to the end of
     /// a message.
     fn gather(&mut self, now: Time) -> Option<Step> {
         self.next.clear();
         self.deferred.clear();
-        let content = Symbols { source: &self.common.content, repair: &self.common.repair };
+        let content = self.common.symbols();
         let mut has_data = false;
         while self.next.len() + self.deferred.len() < self.burst.packet_count_max() {
             match self.sender.poll_with(now, &content) {

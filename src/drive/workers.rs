@@ -10,13 +10,14 @@ use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use super::assembly::Assembled;
 use crate::digest::{block_value, zero_block_value};
 use crate::fec::Decoder;
 use crate::limits::BLOCK_SIZE;
 use crate::object::{Layout, block_size};
 use crate::receiver::{SlotEntry, Work, hash_of};
 use crate::sys::{Target, processors};
-use crate::types::{BlockIndex, Digest, Esi};
+use crate::types::{BlockIndex, Digest, Esi, ObjectSize};
 use crate::wire::payload_hash;
 
 /// Threads at most: decoding takes a core for each 0.4 GB/s, but each has 5 MiB of its own, and all together, with the 8 MiB of the
@@ -36,6 +37,8 @@ pub(super) enum Done {
     Checked(BlockIndex, io::Result<Vec<SlotEntry>>),
     /// What was decoded has been written.
     Written(BlockIndex, io::Result<()>),
+    /// What was put together in memory has been written, and if it was a whole block, this is its value.
+    Stored(Assembled, Option<Digest>, io::Result<()>),
 }
 
 /// What of a block has been decoded that the target does not hold.
@@ -45,13 +48,15 @@ struct Decoded {
     missing: Vec<Range<u32>>,
     /// The bytes of these ranges, one after the other.
     bytes: Vec<u8>,
+    /// The value of the whole block.
+    value: Digest,
 }
 
 impl Decoded {
-    /// Of a block with these `bytes`.
-    fn of(bytes: &[u8], missing: Vec<Range<u32>>) -> Self {
+    /// Of a block with these `bytes`, and this `value`.
+    fn of(bytes: &[u8], missing: Vec<Range<u32>>, value: Digest) -> Self {
         let parts: Vec<_> = missing.iter().map(|range| &bytes[range.start as usize..range.end as usize]).collect();
-        Self { bytes: parts.concat(), missing }
+        Self { bytes: parts.concat(), missing, value }
     }
 
     /// Each range with its bytes.
@@ -65,14 +70,18 @@ impl Decoded {
     }
 }
 
-/// A piece of work with what it needs.
 #[derive(Debug)]
-struct Job {
-    work: Work,
-    /// The symbol that was kept for it.
-    kept: Option<(Esi, Vec<u8>)>,
-    /// What it is to write.
-    decoded: Option<Decoded>,
+enum Job {
+    /// A piece of work with what it needs.
+    Work {
+        work: Work,
+        /// The symbol that was kept for it.
+        kept: Option<(Esi, Vec<u8>)>,
+        /// What it is to write.
+        decoded: Option<Decoded>,
+    },
+    /// To hash, if it is whole, and write what was put together of a block.
+    Store(Assembled),
 }
 
 /// The threads. They end when this is dropped.
@@ -93,11 +102,12 @@ impl Workers {
         let count = thread::available_parallelism().map_or(1, usize::from).min(WORKER_COUNT_MAX);
         let (work, work_source) = mpsc::channel();
         let (done_sink, done) = mpsc::channel();
-        let work_source = Arc::new(Mutex::new(work_source));
+        let (work_source, writing) = (Arc::new(Mutex::new(work_source)), Arc::new(Mutex::new(())));
         let threads = (0..count)
             .map(|_| {
                 let (source, sink, target) = (Arc::clone(&work_source), done_sink.clone(), Arc::clone(target));
-                thread::Builder::new().name("verify".into()).spawn(move || run(&source, &sink, &target))
+                let writing = Arc::clone(&writing);
+                thread::Builder::new().name("verify".into()).spawn(move || run(&source, &sink, &target, &writing))
             })
             .collect::<io::Result<Vec<_>>>()?;
         Ok(Self {
@@ -131,9 +141,23 @@ impl Workers {
             }
             _ => None,
         };
+        self.send(Job::Work { work, kept, decoded });
+    }
+
+    /// To be given whether or not there is room: there are few, and what they hold has already come.
+    pub(super) fn give_assembled(&mut self, assembled: Assembled) {
+        self.send(Job::Store(assembled));
+    }
+
+    fn send(&mut self, job: Job) {
         let sender = self.work.as_ref().expect("the threads live as long as this");
-        sender.send(Job { work, kept, decoded }).expect("the threads live as long as this");
+        sender.send(job).expect("the threads live as long as this");
         self.under_way += 1;
+    }
+
+    /// Whether something has been decoded that may have to be written.
+    pub(super) fn holds_decoded(&self) -> bool {
+        !self.decoded.is_empty()
     }
 
     /// Drops what has been decoded but was not asked for again: it was not right.
@@ -144,16 +168,24 @@ impl Workers {
     /// Something that has been done, if there is any.
     pub(super) fn take(&mut self) -> Option<Done> {
         match self.done.try_recv() {
-            Ok((done, decoded)) => {
-                self.under_way -= 1;
-                if let (Done::Hashed(block, _), Some(decoded)) = (&done, decoded) {
-                    self.decoded.insert(*block, decoded);
-                }
-                Some(done)
-            }
+            Ok(done) => Some(self.taken(done)),
             Err(TryRecvError::Empty) => None,
             Err(TryRecvError::Disconnected) => panic!("a verifying thread has ended"),
         }
+    }
+
+    /// Waits for something that is under way; `None` if nothing is.
+    pub(super) fn wait(&mut self) -> Option<Done> {
+        let done = self.is_busy().then(|| self.done.recv().expect("a verifying thread has ended"))?;
+        Some(self.taken(done))
+    }
+
+    fn taken(&mut self, (done, decoded): (Done, Option<Decoded>)) -> Done {
+        self.under_way -= 1;
+        if let (Done::Hashed(block, _), Some(decoded)) = (&done, decoded) {
+            self.decoded.insert(*block, decoded);
+        }
+        done
     }
 }
 
@@ -167,15 +199,19 @@ impl Drop for Workers {
     }
 }
 
-fn run(source: &Mutex<Receiver<Job>>, sink: &Sender<(Done, Option<Decoded>)>, target: &Target) {
+fn run(source: &Mutex<Receiver<Job>>, sink: &Sender<(Done, Option<Decoded>)>, target: &Target, writing: &Mutex<()>) {
     // Datagrams that have come go first: what is not taken in time is lost.
     processors::give_way();
     let mut worker =
-        Worker { target, buffer: vec![0; BLOCK_SIZE as usize], decoded: Vec::new(), decoder: Decoder::new() };
+        Worker { target, writing, buffer: vec![0; BLOCK_SIZE as usize], decoded: Vec::new(), decoder: Decoder::new() };
     loop {
         let next = source.lock().expect("no holder panics").recv();
         let Ok(job) = next else { return };
-        if sink.send(worker.perform(job)).is_err() {
+        let done = match job {
+            Job::Work { work, kept, decoded } => worker.perform(work, kept, decoded),
+            Job::Store(assembled) => (worker.store(assembled), None),
+        };
+        if sink.send(done).is_err() {
             return;
         }
     }
@@ -184,6 +220,8 @@ fn run(source: &Mutex<Receiver<Job>>, sink: &Sender<(Done, Option<Decoded>)>, ta
 /// What a thread keeps from one piece of work to the next.
 struct Worker<'a> {
     target: &'a Target,
+    /// Held by the one who writes a whole block.
+    writing: &'a Mutex<()>,
     buffer: Vec<u8>,
     /// Room for a block to be decoded into; empty before the first.
     decoded: Vec<u8>,
@@ -191,8 +229,13 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    fn perform(&mut self, job: Job) -> (Done, Option<Decoded>) {
-        let done = match job.work {
+    fn perform(
+        &mut self,
+        work: Work,
+        kept: Option<(Esi, Vec<u8>)>,
+        decoded: Option<Decoded>,
+    ) -> (Done, Option<Decoded>) {
+        let done = match work {
             Work::Hash { block, size } => {
                 let read = self.read(block, block_size(size, block));
                 Done::Hashed(block, read.map(|bytes| Some(block_value(size, block, bytes))))
@@ -206,18 +249,29 @@ impl Worker<'_> {
                 Done::Checked(block, read.map(|bytes| wrong_slots(bytes, slots)))
             }
             Work::Decode { block, layout, slots, .. } => {
-                return match self.decode(block, &layout, &slots, job.kept) {
-                    Ok(Some((value, decoded))) => (Done::Hashed(block, Ok(Some(value))), Some(decoded)),
+                return match self.decode(block, &layout, &slots, kept) {
+                    Ok(Some(decoded)) => (Done::Hashed(block, Ok(Some(decoded.value))), Some(decoded)),
                     Ok(None) => (Done::Hashed(block, Ok(None)), None),
                     Err(error) => (Done::Hashed(block, Err(error)), None),
                 };
             }
-            Work::WriteDecoded { block, .. } => {
-                let decoded = job.decoded.expect("what is to be written comes with the work");
-                Done::Written(block, self.write(block, &decoded))
+            Work::WriteDecoded { block, size } => {
+                let decoded = decoded.expect("what is to be written comes with the work");
+                Done::Written(block, self.write(block, size, &decoded))
             }
         };
         (done, None)
+    }
+
+    fn store(&self, assembled: Assembled) -> Done {
+        // Where only what is read back counts, there is nothing to be gained from what is here.
+        let whole = assembled.whole().filter(|_| !self.target.reads_back());
+        let value = whole.map(|bytes| block_value(assembled.object_size, assembled.block, bytes));
+        // Writes to one file wait for one another, and a processor while they do.
+        let turn = self.writing.lock().expect("no holder panics");
+        let written = assembled.runs().try_for_each(|(offset, run)| self.target.write_run(offset, &[run]));
+        drop(turn);
+        Done::Stored(assembled, value, written)
     }
 
     fn read(&mut self, block: BlockIndex, size: u32) -> io::Result<&[u8]> {
@@ -233,7 +287,7 @@ impl Worker<'_> {
         layout: &Layout,
         slots: &[SlotEntry],
         kept: Option<(Esi, Vec<u8>)>,
-    ) -> io::Result<Option<(Digest, Decoded)>> {
+    ) -> io::Result<Option<Decoded>> {
         let size = layout.block_size(block);
         self.decoded.resize(BLOCK_SIZE as usize, 0);
         let bytes = &mut self.decoded[..size as usize];
@@ -245,14 +299,20 @@ impl Worker<'_> {
             return Ok(None);
         }
         let value = block_value(layout.size(), block, bytes);
-        Ok(Some((value, Decoded::of(bytes, missing(block, layout, slots)))))
+        Ok(Some(Decoded::of(bytes, missing(block, layout, slots), value)))
     }
 
-    fn write(&self, block: BlockIndex, decoded: &Decoded) -> io::Result<()> {
+    fn write(&mut self, block: BlockIndex, size: ObjectSize, decoded: &Decoded) -> io::Result<()> {
         let mut parts = decoded.parts();
         parts.try_for_each(|(start, part)| {
             self.target.write_run(block.offset() + u64::from(start), &[IoSlice::new(part)])
-        })
+        })?;
+        if self.target.reads_back()
+            && block_value(size, block, self.read(block, block_size(size, block))?) != decoded.value
+        {
+            return Err(Target::not_kept());
+        }
+        Ok(())
     }
 }
 
@@ -285,9 +345,11 @@ fn missing(block: BlockIndex, layout: &Layout, slots: &[SlotEntry]) -> Vec<Range
 
 #[cfg(test)]
 mod tests {
+    use super::super::assembly::{self, Assembly};
     use super::*;
     use crate::fec::Encoder;
-    use crate::types::{ObjectSize, SymbolSize};
+    use crate::receiver::Store;
+    use crate::types::{SymbolSize, Time};
 
     const ID: &str = "0123456789abcdef01234567";
     const MIB: usize = BLOCK_SIZE as usize;
@@ -366,7 +428,8 @@ mod tests {
     #[test]
     fn only_what_is_missing_is_kept_to_be_written() {
         let bytes: Vec<u8> = (0..10).collect();
-        let decoded = Decoded::of(&bytes, vec![0..1, 2..4, 9..10]);
+        let value = block_value(ObjectSize::new(10).unwrap(), BlockIndex(0), &bytes);
+        let decoded = Decoded::of(&bytes, vec![0..1, 2..4, 9..10], value);
         assert_eq!(decoded.bytes, [0, 2, 3, 9]);
         assert!(decoded.parts().eq([(0, &bytes[..1]), (2, &bytes[2..4]), (9, &bytes[9..])]));
     }
@@ -397,6 +460,36 @@ mod tests {
         workers.give(Work::CheckSlots { block, size, slots: slots.clone() }, None);
         let Done::Checked(_, Ok(wrong)) = done(&mut workers) else { panic!("not checked") };
         assert_eq!(wrong, [slots[1]]);
+    }
+
+    #[test]
+    fn block_put_together_is_written_and_its_value_is_that_of_its_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let content = content(MIB + 3000);
+        let (layout, block) = (layout(content.len()), BlockIndex(1));
+        let target = Arc::new(Target::create(&folder.path().join("file"), content.len() as u64, ID).unwrap().target);
+        let mut workers = Workers::new(&target).unwrap();
+        for slots in [0..3, 0..2] {
+            let mut assembly = Assembly::default();
+            let (start, fast) = (Time::from_nanos(1), Time::from_nanos(1).after(assembly::PATIENCE));
+            assembly.note(MIB as u64);
+            assembly.tick(fast);
+            let expected = (slots.len() == 3).then(|| block_value(layout.size(), block, &content[MIB..]));
+            for slot in slots {
+                let place = layout.place(block, Esi(slot)).unwrap();
+                let store = Store { block, esi: Esi(slot), slot, offset: place.offset, size: place.size, hash: 0 };
+                let payload = &content[place.offset as usize..][..usize::from(place.size)];
+                assert!(assembly.take(start, &store, layout.size(), payload));
+            }
+            assembly.give_up();
+            workers.give_assembled(assembly.next().unwrap());
+            let Some(Done::Stored(stored, value, Ok(()))) = workers.wait() else { panic!("not stored") };
+            assert_eq!((stored.block, value), (block, expected));
+        }
+        let mut bytes = vec![0; 3000];
+        target.read_exact_at(MIB as u64, &mut bytes).unwrap();
+        assert_eq!(bytes, content[MIB..]);
+        assert!(workers.wait().is_none());
     }
 
     #[test]

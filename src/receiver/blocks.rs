@@ -6,6 +6,7 @@
 //! nothing is ever moved. A block in which every symbol is in its own place is only hashed; any other is decoded in memory, verified there,
 //! and then written where it was not in place.
 
+mod count;
 mod decode;
 mod resume;
 
@@ -39,6 +40,8 @@ pub(super) enum State {
     Writing,
     /// Nothing: its bytes are right and on their way to the disk.
     Verified,
+    /// Nothing: enough symbols have come, and none was kept.
+    Counted,
 }
 
 /// Whose symbols a block is made of.
@@ -153,6 +156,9 @@ pub(super) struct Blocks {
     /// Blocks whose claims are to be checked when there is nothing better to do.
     checks: VecDeque<BlockIndex>,
     verified_count: u32,
+    /// Symbols are only counted: there is no map, and no block is ever looked at.
+    counts_only: bool,
+    counted_count: u32,
     held_bytes: u64,
     in_flight: u64,
 }
@@ -170,6 +176,8 @@ impl Blocks {
             work: VecDeque::with_capacity(block_count),
             checks: VecDeque::new(),
             verified_count: 0,
+            counts_only: false,
+            counted_count: 0,
             held_bytes: 0,
             in_flight: 0,
         }
@@ -184,9 +192,9 @@ impl Blocks {
         word_count(&self.layout)
     }
 
-    /// Whether there is a map; without one nothing can be taken.
+    /// Whether there is a map, if one is needed; without it nothing can be taken.
     pub(super) fn is_attached(&self) -> bool {
-        self.slots.is_some()
+        self.slots.is_some() || self.counts_only
     }
 
     pub(super) fn verified_count(&self) -> u32 {
@@ -280,7 +288,7 @@ impl Blocks {
                 let place = self.layout.place(block, Esi(slot)).expect("a slot of the block");
                 self.occupied.set(block, slot);
                 self.held_bytes += u64::from(place.size);
-                self.slots.as_ref().expect("nothing is taken without a map").clear_slot(block, slot);
+                self.slots.iter().for_each(|slots| slots.clear_slot(block, slot));
                 Placed::Store(Store { block, esi, slot, offset: place.offset, size: arrival.size, hash })
             }
             None if entry.kept.is_none() => Placed::Keep(Kept { block, esi }),
@@ -385,11 +393,14 @@ impl Blocks {
         if entry.state != State::Open || entry.in_flight > 0 {
             return;
         }
+        let is_full = entry.held_count == self.layout.source_symbol_count(block);
+        if self.counts_only && is_full {
+            return self.counted(block);
+        }
         let has_value = entry.value.is_some() || self.layout.block_count() == 1;
         if !has_value {
             return;
         }
-        let is_full = entry.held_count == self.layout.source_symbol_count(block);
         if entry.claimed_zero && !entry.refuted_zero {
             self.ask(block, State::HashingZeroes);
         } else if entry.marked {
@@ -414,7 +425,7 @@ impl Blocks {
 
     /// The block is as claimed: all zeroes. Whatever else is in it is made so first.
     pub(super) fn zero_confirmed(&mut self, block: BlockIndex) {
-        if self.get(block).touched {
+        if self.get(block).touched && !self.counts_only {
             self.empty(block);
             self.ask(block, State::Clearing);
         } else {

@@ -1,5 +1,6 @@
 //! What happened to every datagram: one counter for each way a datagram can end.
 
+use super::Distrust;
 use crate::wire::Malformed;
 
 macro_rules! reasons {
@@ -46,6 +47,22 @@ reasons! {
     Tree = "unknown_tree",
     /// A manifest whose text is refused.
     ManifestRefused = "refused_manifest",
+    /// A manifest without a signature, where one is asked for.
+    Unsigned = "unsigned_manifest",
+    /// A manifest that is signed by another key.
+    UnknownKey = "unknown_key",
+    /// A manifest whose signature is not one of its text.
+    WrongSignature = "wrong_signature",
+    /// A manifest whose signature was not verified, for want of time.
+    Unverified = "unverified_manifest",
+    /// A manifest that has expired.
+    Expired = "expired_manifest",
+    /// A manifest that expires, while the clock has not been set.
+    ClockUnset = "clock_unset",
+    /// A manifest of a version that is too old.
+    OldVersion = "old_version",
+    /// A manifest of something for other devices.
+    NotCompatible = "not_compatible",
     /// A manifest of an object that is larger than allowed.
     TooLarge = "too_large",
     /// A packet of another object than the accepted one.
@@ -88,6 +105,20 @@ impl From<Malformed> for DropReason {
             Malformed::Manifest => Self::Manifest,
             Malformed::Hashes => Self::Hashes,
             Malformed::Tree => Self::Tree,
+        }
+    }
+}
+
+impl From<&Distrust> for DropReason {
+    fn from(distrust: &Distrust) -> Self {
+        match distrust {
+            Distrust::Unsigned => Self::Unsigned,
+            Distrust::UnknownKey(_) => Self::UnknownKey,
+            Distrust::WrongSignature => Self::WrongSignature,
+            Distrust::Expired(_) => Self::Expired,
+            Distrust::ClockUnset => Self::ClockUnset,
+            Distrust::OldVersion { .. } => Self::OldVersion,
+            Distrust::NotCompatible(_) => Self::NotCompatible,
         }
     }
 }

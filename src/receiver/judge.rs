@@ -7,9 +7,9 @@ use super::blocks::Placed;
 use super::object::{Object, Symbol};
 use super::slots::hash_of;
 use super::{Action, DropReason, Notice, Phase, Receiver, Verdict};
-use crate::manifest::{self, Manifest};
-use crate::types::{ObjectKey, Time};
-use crate::wire::{Header, ManifestPayload, Packet, parse_hashed};
+use crate::manifest::{self, Manifest, Refusal};
+use crate::types::{ObjectKey, ObjectSize, Time};
+use crate::wire::{Header, ManifestPayload, Packet, SessionDescription, parse_hashed};
 
 impl Receiver {
     pub(super) fn judge(&mut self, now: Time, from: SocketAddr, datagram: &[u8]) -> Verdict {
@@ -18,11 +18,11 @@ impl Receiver {
             Err(malformed) => return Verdict::Dropped(malformed.into()),
         };
         self.heard_something(now);
+        self.note_rival(header.key);
         if let Some(accepted) = self.object().map(Object::key)
             && accepted != header.key
         {
-            self.other = Some((header.key, now));
-            return Verdict::Dropped(DropReason::ForeignObject);
+            return self.judge_foreign(now, from, &header, &packet);
         }
         match packet {
             Packet::Manifest(payload) => self.judge_manifest(now, from, header.key, &header, &payload),
@@ -65,6 +65,15 @@ impl Receiver {
         }
     }
 
+    /// A packet of another object than the accepted one: of no use, unless it is a manifest that shows that a newer version is sent.
+    fn judge_foreign(&mut self, now: Time, from: SocketAddr, header: &Header, packet: &Packet<'_>) -> Verdict {
+        if let (Packet::Manifest(payload), true) = (packet, self.signed.is_some()) {
+            return self.judge_signature(now, from, header, payload);
+        }
+        self.note_foreign(now, header.key);
+        Verdict::Dropped(DropReason::ForeignObject)
+    }
+
     fn judge_manifest(
         &mut self,
         now: Time,
@@ -77,23 +86,35 @@ impl Receiver {
         match known.map(|manifest| agrees(manifest, key, payload)) {
             Some(true) => {}
             Some(false) => return Verdict::Dropped(DropReason::ManifestRefused),
+            None if self.signed.is_some() => return self.judge_signature(now, from, header, payload),
             None => match self.read_manifest(key, payload) {
                 Ok(manifest) => self.accept(now, manifest, payload),
-                Err(reason) => return Verdict::Dropped(reason),
+                Err(verdict) => return verdict,
             },
         }
+        self.note_manifest(now, from, header, &payload.description);
+        Verdict::Taken
+    }
+
+    /// A manifest of the accepted object came: what it says of the session.
+    pub(super) fn note_manifest(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        header: &Header,
+        description: &SessionDescription,
+    ) {
         if let Some(object) = self.object_mut() {
             object.heard_at(now);
-            object.note_description(&payload.description);
+            object.note_description(description);
         }
         self.senders.heard(now, from, header.channel);
         // Positions of another symbol size count something else.
-        let is_current = self.object().is_some_and(|object| object.is_current(&payload.description));
-        for entry in payload.description.channels().iter().filter(|_| is_current) {
+        let is_current = self.object().is_some_and(|object| object.is_current(description));
+        for entry in description.channels().iter().filter(|_| is_current) {
             self.senders.describe(from, entry.channel, entry.cycle_length);
         }
         self.counts.manifests += 1;
-        Verdict::Taken
     }
 
     fn object_mut(&mut self) -> Option<&mut Object> {
@@ -103,48 +124,59 @@ impl Receiver {
         }
     }
 
-    fn read_manifest(&mut self, key: ObjectKey, payload: &ManifestPayload<'_>) -> Result<Manifest, DropReason> {
-        let manifest = match manifest::parse(payload.text) {
-            Ok(manifest) => manifest,
-            Err(refusal) => {
-                if !self.said_refused {
-                    self.said_refused = true;
-                    self.notice(Notice::ManifestRefused(refusal));
-                }
-                return Err(DropReason::ManifestRefused);
-            }
-        };
+    fn read_manifest(&mut self, key: ObjectKey, payload: &ManifestPayload<'_>) -> Result<Manifest, Verdict> {
+        let manifest = manifest::parse(payload.text).map_err(|refusal| self.refuse_text(refusal))?;
         if !agrees(&manifest, key, payload) {
-            return Err(DropReason::ManifestRefused);
+            return Err(Verdict::Dropped(DropReason::ManifestRefused));
         }
+        match self.refuse_size(manifest.size) {
+            Some(verdict) => Err(verdict),
+            None => Ok(manifest),
+        }
+    }
+
+    /// A text is not one of a manifest.
+    pub(super) fn refuse_text(&mut self, refusal: Refusal) -> Verdict {
+        if !self.said_refused {
+            self.said_refused = true;
+            self.notice(Notice::ManifestRefused(refusal));
+        }
+        Verdict::Dropped(DropReason::ManifestRefused)
+    }
+
+    /// Refuses objects that are larger than allowed.
+    pub(super) fn refuse_size(&mut self, size: ObjectSize) -> Option<Verdict> {
         let size_max = self.config.size_max;
-        if manifest.size.bytes() > size_max {
-            if !self.said_too_large {
-                self.said_too_large = true;
-                self.notice(Notice::TooLarge { size: manifest.size, size_max });
-            }
-            return Err(DropReason::TooLarge);
+        if size.bytes() <= size_max {
+            return None;
         }
-        Ok(manifest)
+        if !self.said_too_large {
+            self.said_too_large = true;
+            self.notice(Notice::TooLarge { size, size_max });
+        }
+        Some(Verdict::Dropped(DropReason::TooLarge))
     }
 
     /// The first manifest decides the object; others of the same id and size are candidates until a proof decides.
     fn accept(&mut self, now: Time, manifest: Manifest, payload: &ManifestPayload<'_>) {
-        if let Some(object) = self.object_mut() {
-            object.add_candidate(manifest, payload.text);
-            return;
+        match self.object_mut() {
+            Some(object) => object.add_candidate(manifest, payload.text),
+            None => self.begin(now, manifest, payload.text, &payload.description),
         }
-        let description = &payload.description;
+    }
+
+    /// From now on it is about this object, whatever it was about before.
+    pub(super) fn begin(&mut self, now: Time, manifest: Manifest, text: &[u8], description: &SessionDescription) {
         let symbol_size = description.symbol_size;
         let boxed = Box::new(manifest.clone());
-        let object = Object::new(now, manifest, payload.text, description, self.config.decode);
+        let object = Object::new(now, manifest, text, description, self.config.decode);
         self.action = Some(Action::Prepare { manifest: boxed, symbol_size, word_count: object.blocks.word_count() });
         self.phase = Phase::Preparing(Box::new(object));
     }
 }
 
 /// Whether header and session description are what the text allows.
-fn agrees(manifest: &Manifest, key: ObjectKey, payload: &ManifestPayload<'_>) -> bool {
+pub(super) fn agrees(manifest: &Manifest, key: ObjectKey, payload: &ManifestPayload<'_>) -> bool {
     let description = &payload.description;
     manifest.key() == key
         && manifest.symbol_size.is_none_or(|size| size == description.symbol_size)

@@ -7,7 +7,7 @@ use super::counts::DropReason;
 use super::senders::{SenderIndex, Senders};
 use super::sessions::Sessions;
 use super::slots::SlotMemory;
-use super::{Progress, Work};
+use super::{Kept, Progress, Store, Work};
 use crate::limits::REPAIR_PERCENT_MAX;
 use crate::manifest::Manifest;
 use crate::object::Layout;
@@ -73,6 +73,11 @@ impl Object {
         Self { candidates, is_proven: false, next_evicted: 1, sessions, blocks, heard: now, decodes }
     }
 
+    /// The manifest needs no proof by hashes packets: somebody vouches for it.
+    pub(super) fn prove_manifest(&mut self) {
+        self.is_proven = true;
+    }
+
     pub(super) fn manifest(&self) -> &Manifest {
         &self.candidates.first().expect("there is always one").manifest
     }
@@ -115,7 +120,13 @@ impl Object {
             held: self.blocks.held_bytes(),
             blocks: layout.block_count(),
             blocks_verified: self.blocks.verified_count(),
+            blocks_counted: self.blocks.counted_count(),
         }
+    }
+
+    pub(super) fn verified_value(&self, block: BlockIndex) -> Option<Digest> {
+        let is_verified = block.0 < self.blocks.layout().block_count() && self.blocks.state(block) == State::Verified;
+        is_verified.then(|| self.blocks.value(block).unwrap_or(self.manifest().digest))
     }
 
     pub(super) fn missing(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
@@ -286,7 +297,7 @@ impl Object {
                 Some(Work::Decode { block, layout: *self.blocks.layout(), slots, kept })
             }
             State::Writing => Some(Work::WriteDecoded { block, size }),
-            State::Open | State::Verified => None,
+            State::Open | State::Verified | State::Counted => None,
         }
     }
 
@@ -322,9 +333,28 @@ impl Object {
                 self.begin_turn(now, block, senders);
                 return Outcome::Failed;
             }
-            (State::Open | State::Clearing | State::Writing | State::Verified, _) => {}
+            (State::Open | State::Clearing | State::Writing | State::Verified | State::Counted, _) => {}
         }
         Outcome::Settled
+    }
+
+    /// A symbol has been written.
+    pub(super) fn stored(&mut self, store: &Store) {
+        self.blocks.stored(store);
+        self.note_counted(store.block);
+    }
+
+    /// The caller keeps a symbol, or has no room for it.
+    pub(super) fn kept(&mut self, kept: Kept, is_kept: bool) {
+        self.blocks.kept(kept, is_kept);
+        self.note_counted(kept.block);
+    }
+
+    /// Where symbols are only counted, that there are enough of them is all that can be known of a description.
+    fn note_counted(&mut self, block: BlockIndex) {
+        if self.blocks.state(block) == State::Counted && self.blocks.layout().source_symbol_count(block) >= 2 {
+            self.sessions.progress();
+        }
     }
 
     /// What was decoded has been written, or could not be.

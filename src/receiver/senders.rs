@@ -33,7 +33,8 @@ pub struct SenderEntry {
     cycle: Cycle,
     last_seen: Time,
     last_data: Option<Time>,
-    verified_alone: u64,
+    /// Blocks that were made of its symbols alone.
+    pub(super) verified_alone: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,9 +1,11 @@
 //! The receiver as a whole, fed by a real sender in memory (docs/PROTOCOL.md, sections 4 to 7).
 
 mod bounds;
+mod count;
 mod harness;
 mod repair;
 mod resume;
+mod signed;
 
 use super::*;
 use crate::limits::{BLOCK_SIZE, WAITING_SIZE_MAX};
@@ -277,6 +279,31 @@ fn proof_decides_between_manifests_of_the_same_id_and_size() {
         sink.feed(at(0), host(2), &rival(&source, 77));
         assert_eq!(sink.receiver.manifest().unwrap().digest, source.digest);
     }
+}
+
+#[test]
+fn value_of_a_block_is_told_when_it_is_verified_and_not_before() {
+    let mut source = Source::new(content(2 * MIB + 77, &[1]), 1408);
+    let mut sink = Sink::prepared(&source);
+    let told = |sink: &Sink| (0..4).map(|block| sink.receiver.verified_value(BlockIndex(block))).collect::<Vec<_>>();
+    assert_eq!(told(&sink), [None; 4]);
+    let value = |block: u32| {
+        let size = ObjectSize::new(source.content.len() as u64).unwrap();
+        let bytes = source.content.chunks(MIB).nth(block as usize)?;
+        Some(crate::digest::block_value(size, BlockIndex(block), bytes))
+    };
+    let expected: Vec<_> = (0..4).map(value).collect();
+    assert_eq!(sink.feed(at(0), host(1), &source.hashes()), Verdict::Taken);
+    assert_eq!(told(&sink), [None, expected[1], None, None], "zeroes need no data");
+    sink.complete(at(0), host(1), &mut source);
+    assert_eq!(told(&sink), expected);
+
+    // An object of one block has no value but its digest.
+    let mut source = Source::new(content(5000, &[]), 1408);
+    let mut sink = Sink::prepared(&source);
+    assert_eq!(sink.receiver.verified_value(BlockIndex(0)), None);
+    sink.complete(at(0), host(1), &mut source);
+    assert_eq!(sink.receiver.verified_value(BlockIndex(0)), Some(source.digest));
 }
 
 /// Section 5.4: hashes packets alone never complete an object, and a rival's do not prove anything.

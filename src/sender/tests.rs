@@ -1,5 +1,7 @@
 //! The sender as a whole: the packets that it hands out, in their order (docs/PROTOCOL.md, section 7).
 
+mod stretches;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -36,6 +38,7 @@ fn config() -> SenderConfig {
         fec: Fec::OFF,
         passes: None,
         manifest_text: TEXT.to_vec(),
+        manifest_signature: Vec::new(),
     }
 }
 
@@ -417,6 +420,13 @@ fn manifest_that_does_not_fit_is_refused() {
         let config = SenderConfig { manifest_text: vec![b'x'; text], payload_size_max: room, ..config() };
         Sender::new(tree_of(b"object"), &config).map(|_| ())
     };
+    let signed = |text: usize| {
+        let signature = vec![7; 138 + 256];
+        let config = SenderConfig { manifest_text: vec![b'x'; text], manifest_signature: signature, ..config() };
+        Sender::new(tree_of(b"object"), &config).map(|_| ())
+    };
+    assert_eq!(signed(486), Ok(()));
+    assert_eq!(signed(487), Err(Unsendable::ManifestTooLarge { needed: 48 + 881, room: 1152 }));
     assert_eq!(sender(880, 1408), Ok(()));
     assert_eq!(sender(881, 1408), Err(Unsendable::ManifestTooLarge { needed: 48 + 881, room: 1152 }));
     assert_eq!(sender(500, 548), Ok(()));

@@ -375,7 +375,7 @@ mod tests {
     use std::net::UdpSocket;
     use std::time::Duration;
 
-    use super::super::send_socket::{Message, SendOptions, SendSocket};
+    use super::super::send_socket::{Memory, Message, SendOptions, SendSocket};
     use super::*;
 
     /// A sender and a receiver of a group of their own on the loopback interface. Tests, and runs of them, at the same time get
@@ -420,7 +420,7 @@ mod tests {
     fn datagrams_arrive_singly_with_their_sizes_bytes_and_sender() {
         let (mut sender, mut receiver) = pair();
         let buffer = pattern(5_000);
-        let message = |start, size| Message { start, size, segment_size: size };
+        let message = |start, size| Message { start, size, segment_size: size, memory: Memory::Buffer };
         let messages = [message(0, 1_452), message(1_452, 44), message(1_496, 0), message(100, 3_000)];
         assert_eq!(sender.send(&buffer, &messages).unwrap(), 4);
         let taken = take(&mut receiver, 4);
@@ -439,9 +439,9 @@ mod tests {
         }
         let buffer = pattern(44 * 1_452 + 700);
         let messages = [
-            Message { start: 0, size: buffer.len(), segment_size: 1_452 },
-            Message { start: 7, size: 3 * 600, segment_size: 600 },
-            Message { start: 0, size: 600, segment_size: 600 },
+            Message { start: 0, size: buffer.len(), segment_size: 1_452, memory: Memory::Buffer },
+            Message { start: 7, size: 3 * 600, segment_size: 600, memory: Memory::Buffer },
+            Message { start: 0, size: 600, segment_size: 600, memory: Memory::Buffer },
         ];
         assert_eq!(sender.send(&buffer, &messages).unwrap(), 3);
         let sent = messages.iter().flat_map(|m| buffer[m.start..m.start + m.size].chunks(m.segment_size));
@@ -454,7 +454,8 @@ mod tests {
     fn more_messages_than_a_call_takes_are_sent_in_several() {
         let (mut sender, mut receiver) = pair();
         let buffer = pattern(150);
-        let messages: Vec<Message> = (0..150).map(|start| Message { start, size: 1, segment_size: 1 }).collect();
+        let messages: Vec<Message> =
+            (0..150).map(|start| Message { start, size: 1, segment_size: 1, memory: Memory::Buffer }).collect();
         let mut sent = 0;
         while sent < messages.len() {
             sent += sender.send(&buffer, &messages[sent..]).unwrap();
@@ -467,7 +468,7 @@ mod tests {
     fn sender_without_gso_panics_rather_than_send_what_receivers_cannot_read() {
         let (mut sender, _receiver) = pair();
         sender.disable_gso();
-        let message = Message { start: 0, size: 20, segment_size: 10 };
+        let message = Message { start: 0, size: 20, segment_size: 10, memory: Memory::Buffer };
         let sending = std::panic::AssertUnwindSafe(|| sender.send(&[0; 20], &[message]));
         assert!(std::panic::catch_unwind(sending).is_err());
     }
@@ -496,7 +497,7 @@ mod tests {
         let group = SocketAddr::from((group.ip(), group.port()));
         let options = ReceiveOptions { group, interface_index: loopback() };
         let (mut second, _) = ReceiveSocket::open(&options).unwrap();
-        sender.send(b"both", &[Message { start: 0, size: 4, segment_size: 4 }]).unwrap();
+        sender.send(b"both", &[Message { start: 0, size: 4, segment_size: 4, memory: Memory::Buffer }]).unwrap();
         assert_eq!((take(&mut first, 1).len(), take(&mut second, 1).len()), (1, 1));
         drop((first, second));
 
@@ -525,7 +526,7 @@ mod tests {
             return;
         };
         let (mut receiver, _) = ReceiveSocket::open(&ReceiveOptions { group, interface_index }).unwrap();
-        sender.send(b"six", &[Message { start: 0, size: 3, segment_size: 3 }]).unwrap();
+        sender.send(b"six", &[Message { start: 0, size: 3, segment_size: 3, memory: Memory::Buffer }]).unwrap();
         assert_eq!(take(&mut receiver, 1), [(sender.local_addr(), b"six".to_vec())]);
     }
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapOptions, MmapRaw};
 
 /// Words of 64 bits, all 0 at first.
 #[derive(Debug)]
@@ -76,17 +76,38 @@ impl ScratchSlots {
         }
     }
 
+    /// Whether a slot has been filled.
+    #[must_use]
+    pub fn is_full(&self, index: usize) -> bool {
+        self.states.get(index).is_some_and(|state| state.load(Ordering::Acquire) == FULL)
+    }
+
     /// The bytes of a slot, if it has been filled.
     #[must_use]
     pub fn get(&self, index: usize) -> Option<&[u8]> {
-        if self.states.get(index)?.load(Ordering::Acquire) != FULL {
+        self.bytes(index.checked_mul(self.slot_size)?, self.slot_size).filter(|_| index < self.states.len())
+    }
+
+    /// So many bytes, counted from the start of the first slot, if all slots that they touch have been filled.
+    #[must_use]
+    pub fn bytes(&self, start: usize, size: usize) -> Option<&[u8]> {
+        let end = start.checked_add(size)?;
+        let slots = start.checked_div(self.slot_size)?..end.div_ceil(self.slot_size);
+        if !self.states.get(slots)?.iter().all(|state| state.load(Ordering::Acquire) == FULL) {
             return None;
         }
-        // SAFETY: the slot lies within the mapping, whose size is that of all slots.
-        let start = unsafe { self.map.as_mut_ptr().add(index * self.slot_size) };
-        // SAFETY: the bytes are mapped for reading as long as `self` lives, and a slot that is `FULL` is never written to again. The
+        // SAFETY: the slots lie within the mapping, whose size is that of all slots.
+        let start = unsafe { self.map.as_mut_ptr().add(start) };
+        // SAFETY: the bytes are mapped for reading as long as `self` lives, and slots that are `FULL` are never written to again. The
         // file has no name and no other handle: nobody can shorten it.
-        Some(unsafe { std::slice::from_raw_parts(start, self.slot_size) })
+        Some(unsafe { std::slice::from_raw_parts(start, size) })
+    }
+
+    /// Asks for large pages, where the file system has them: the kernel then finds its way to the bytes at less cost. Of use before
+    /// a slot is filled.
+    pub fn prefer_large_pages(&self) {
+        // Advice alone: what it does not give is only slower.
+        let _ = self.map.advise(Advice::HugePage);
     }
 }
 
@@ -155,6 +176,24 @@ mod tests {
         assert_eq!((slots.get(0), slots.get(2), slots.get(3)), (None, None, None));
         slots.fill(2, |_| panic!("it is given up"));
         slots.fill(3, |_| panic!("there is none"));
+    }
+
+    #[test]
+    fn bytes_of_neighbours_are_read_together_once_all_are_full() {
+        let folder = tempfile::tempdir().unwrap();
+        let slots = ScratchSlots::new(folder.path(), 4, 10).unwrap();
+        slots.prefer_large_pages();
+        for index in [0, 1, 3] {
+            slots.fill(index, |bytes| {
+                bytes.fill(index as u8);
+                true
+            });
+        }
+        assert_eq!(slots.bytes(8, 4), Some(&[0, 0, 1, 1][..]));
+        assert_eq!(slots.bytes(0, 20).map(<[u8]>::len), Some(20));
+        assert_eq!((slots.bytes(0, 21), slots.bytes(29, 3), slots.bytes(20, 1)), (None, None, None));
+        assert_eq!((slots.bytes(30, 11), slots.bytes(usize::MAX, 2), slots.bytes(40, 1)), (None, None, None));
+        assert_eq!((slots.is_full(1), slots.is_full(2), slots.is_full(4)), (true, false, false));
     }
 
     #[test]

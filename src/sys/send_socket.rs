@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use libc::{c_int, c_uint, iovec, mmsghdr};
 
 use super::error_queue::{ErrorQueue, QueuedErrors};
+use super::scratch::ScratchSlots;
 use super::socket::{self, OptionName};
 use crate::failure::{Exit, Failure};
 
@@ -40,15 +41,53 @@ pub struct SendOptions {
     pub hops: u8,
 }
 
-/// A range of a buffer to send: one datagram, or several by GSO.
+/// A range of bytes to send: one datagram, or several by GSO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// Its first byte in the buffer.
+    /// Which bytes.
+    pub memory: Memory,
+    /// The first of them.
     pub start: usize,
     /// Its bytes.
     pub size: usize,
     /// The bytes of each datagram but the last, which takes the rest; `size` or more for a message that is one datagram.
     pub segment_size: usize,
+}
+
+/// What a message is a range of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// A buffer, which the kernel copies from.
+    Buffer,
+    /// Slots that do not change any more: the device can read them in its own time, if the engine has a way to ask for that.
+    Image,
+    /// The same slots, to be copied from.
+    ImageToCopy,
+}
+
+/// The bytes that messages are ranges of.
+#[derive(Clone, Copy, Debug)]
+pub struct Lent<'a> {
+    /// For [`Memory::Buffer`].
+    pub buffer: &'a [u8],
+    /// For the others.
+    pub image: Option<&'a ScratchSlots>,
+}
+
+impl<'a> Lent<'a> {
+    /// The bytes of a message.
+    ///
+    /// # Panics
+    /// If it is not within what is lent.
+    fn bytes(&self, message: &Message) -> &'a [u8] {
+        let end = message.start.checked_add(message.size).expect("a message is within its memory");
+        match (message.memory, self.image) {
+            (Memory::Buffer, _) => &self.buffer[message.start..end],
+            (_, image) => {
+                image.and_then(|image| image.bytes(message.start, message.size)).expect("slots that are full")
+            }
+        }
+    }
 }
 
 /// A UDP socket that sends to one multicast group and hears nothing.
@@ -126,6 +165,17 @@ impl SendSocket {
         self.errors.take(&self.socket)
     }
 
+    /// [`Self::send_lent`] where all messages are of `buffer`.
+    ///
+    /// # Errors
+    /// The same.
+    ///
+    /// # Panics
+    /// In the same cases.
+    pub fn send(&mut self, buffer: &[u8], messages: &[Message]) -> io::Result<usize> {
+        self.send_lent(&Lent { buffer, image: None }, messages)
+    }
+
     /// Sends as many of `messages` as one system call takes, in order, and returns how many those are: at most 128, and 0
     /// only if there are none or a signal came first. Waits while the send buffer is full, for 10 ms at most.
     ///
@@ -134,13 +184,13 @@ impl SendSocket {
     /// full all the time. If it says so of a later one, the messages before it count as sent, and that one can be tried again.
     ///
     /// # Panics
-    /// If a message is not within `buffer`, or holds several datagrams without [`gso`](Self::gso).
-    pub fn send(&mut self, buffer: &[u8], messages: &[Message]) -> io::Result<usize> {
+    /// If a message is not within what is lent, or holds several datagrams without [`gso`](Self::gso).
+    pub fn send_lent(&mut self, lent: &Lent<'_>, messages: &[Message]) -> io::Result<usize> {
         let messages = &messages[..messages.len().min(MESSAGE_COUNT_MAX)];
         assert!(self.gso || messages.iter().all(|message| message.size <= message.segment_size), "GSO is off");
-        self.batch.fill(buffer, messages);
+        self.batch.fill(lent, messages);
         let headers = self.batch.headers.as_mut_ptr();
-        // SAFETY: `fill` has pointed this many headers at `buffer`, borrowed until the call returns, and at the arrays of the
+        // SAFETY: `fill` has pointed this many headers at what is lent, borrowed until the call returns, and at the arrays of the
         // batch, which nobody else touches meanwhile.
         let sent = unsafe { libc::sendmmsg(self.socket.as_raw_fd(), headers, messages.len() as c_uint, 0) };
         if let Ok(sent) = usize::try_from(sent) {
@@ -181,10 +231,9 @@ impl Batch {
     }
 
     /// Describes `messages` in the first headers.
-    pub(super) fn fill(&mut self, buffer: &[u8], messages: &[Message]) {
+    pub(super) fn fill(&mut self, lent: &Lent<'_>, messages: &[Message]) {
         for ((message, vector), control) in messages.iter().zip(&mut self.vectors).zip(&mut self.controls) {
-            let end = message.start.checked_add(message.size).expect("a message is within its buffer");
-            let bytes = &buffer[message.start..end];
+            let bytes = lent.bytes(message);
             assert!(message.segment_size > 0 || message.size == 0, "a segment holds something");
             // The kernel only reads what is sent, whatever the type says.
             *vector = iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
@@ -374,7 +423,9 @@ mod tests {
     fn datagram_beyond_the_mtu_is_refused_not_fragmented() {
         let mut sender = SendSocket::open(&options("239.77.1.5:9")).unwrap();
         let buffer = vec![0; 65_530];
-        let refused = sender.send(&buffer, &[Message { start: 0, size: 65_530, segment_size: 65_530 }]).unwrap_err();
+        let refused = sender
+            .send(&buffer, &[Message { start: 0, size: 65_530, segment_size: 65_530, memory: Memory::Buffer }])
+            .unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::EMSGSIZE));
         assert_eq!(sender.take_errors().icmp_count, 0);
     }
@@ -383,7 +434,7 @@ mod tests {
     #[should_panic(expected = "out of range")]
     fn message_beyond_the_buffer_is_a_broken_invariant() {
         let mut sender = SendSocket::open(&options("239.77.1.6:9")).unwrap();
-        let _ = sender.send(&[0; 10], &[Message { start: 1, size: 10, segment_size: 10 }]);
+        let _ = sender.send(&[0; 10], &[Message { start: 1, size: 10, segment_size: 10, memory: Memory::Buffer }]);
     }
 
     #[test]

@@ -1,160 +1,71 @@
-//! The receiver's output: `.NAME.part` beside where it is to be, then, when it is complete, renamed into place.
+//! Where what is received is put: a file that gets its name when it is complete ([`PartFile`]), a block device ([`DeviceTarget`]), or
+//! a file without a name from which verified blocks go to standard output in order ([`Spool`]).
 //!
-//! Whoever can write to the folder could have prepared the `.part`, so it is used only if it is a regular file of this user's
-//! with no other name, and locked. Nothing is ever written through a symbolic link.
-//!
-//! # Room on disk
-//!
-//! The file begins as a hole, and the room of a block (1 MiB) is taken at once when its first symbols come. Against leaving it to
-//! the writes, that takes a fifth off their CPU time on ext4 (0.24 s against 0.30 s for 512 MiB in runs of 16 symbols, block after
-//! block or in rows) and nothing on tmpfs; every block lies in one piece, in whatever order the symbols come, and a disk that is
-//! full is found at the start of a block. To take the whole file's room beforehand is no faster (0.24 s), and spares extents only
-//! where symbols come in no order at all (9 against 1023 in 1 GiB; 9 each in rows). It is not done, because a manifest is all that it
-//! would take to fill the disk, and because a sparse image needs less room than its length. Whether a file fits at all is asked
-//! before it is accepted ([`free_space`](Target::free_space)).
+//! | | written to | a block is verified by | zeroes | done |
+//! |---|---|---|---|---|
+//! | file | `.NAME.part` | what the page cache holds | a hole | synced, renamed |
+//! | device | the device | reading it back from the device itself | written, unless they are there | synced |
+//! | standard output | an unnamed file | what the page cache holds, and once more when it is printed | a hole | printed |
 
+mod device;
+mod file;
 pub(super) mod part;
-#[cfg(test)]
-mod tests;
+mod spool;
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use libc::c_int;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, Flock, PosixFadviseAdvice, posix_fadvise};
-use nix::unistd::{AccessFlags, faccessat, geteuid};
 
-use self::part::{Part, Record, create_what};
-use super::SlotFile;
-use crate::failure::{Exit, Failure, shown};
-use crate::limits::BLOCK_SIZE;
+pub use self::device::DeviceTarget;
+pub use self::file::{Existing, PartFile};
+pub use self::spool::Spool;
+use crate::failure::{Failure, shown};
 
 /// Parts that pwritev(2) takes at once (IOV_MAX of Linux).
 const PART_COUNT_MAX: usize = 1024;
-/// The mode bit of a folder whose files only their owners (and the folder's) can rename or replace (S_ISVTX).
-const STICKY: u32 = 0o1000;
 /// What is written where a hole cannot be punched.
 static ZEROES: [u8; 16 << 10] = [0; 16 << 10];
 
-/// A file that is being received. Dropped without [`commit`](Self::commit), the `.part` stays and can be resumed.
+/// What is being received goes here.
 #[derive(Debug)]
-pub struct Target {
-    file: Flock<File>,
-    size: u64,
-    room: Room,
-    part: PathBuf,
-    path: PathBuf,
+pub enum Target {
+    /// A file in the making.
+    File(PartFile),
+    /// A block device.
+    Device(DeviceTarget),
+    /// What standard output is to get.
+    Spool(Spool),
 }
 
-/// What [`Target::create`] returns.
+/// A target that has been made ready.
 #[derive(Debug)]
-pub struct Created {
-    /// The file to write to.
-    pub target: Target,
+pub struct Created<T = Target> {
+    /// Where to write to.
+    pub target: T,
     /// It holds bytes from an earlier attempt, which may be of use and may be anything.
     pub reused: bool,
     /// Where the `.part` that was in the way has been moved to: it belongs to another object.
     pub set_aside: Option<PathBuf>,
 }
 
+impl<T> Created<T> {
+    pub(super) fn map<U>(self, into: impl FnOnce(T) -> U) -> Created<U> {
+        Created { target: into(self.target), reused: self.reused, set_aside: self.set_aside }
+    }
+}
+
 impl Target {
-    /// Tells, before anything is received, whether `path` could be created: its folder can be written to, what has the name
-    /// now, if anything, is a regular file that the rename can replace, and its `.part` can be created or resumed and is not in use.
+    /// A file at `path`, as [`PartFile::create`] makes it, that replaces what is there.
     ///
     /// # Errors
-    /// [`Exit::CannotCreate`].
-    pub fn check(path: &Path) -> Result<(), Failure> {
-        part::beside(path, ".part")?;
-        let folder = folder_of(path);
-        let in_folder = |error: io::Error| {
-            Failure::io(Exit::CannotCreate, format!("{} in {}", create_what(path), shown(folder)), &error)
-        };
-        let folder_metadata = fs::metadata(folder).map_err(in_folder)?;
-        if !folder_metadata.is_dir() {
-            return Err(in_folder(Errno::ENOTDIR.into()));
-        }
-        faccessat(AT_FDCWD, folder, AccessFlags::W_OK | AccessFlags::X_OK, AtFlags::AT_EACCESS)
-            .map_err(|errno| in_folder(errno.into()))?;
-        Self::check_replaceable(path, &folder_metadata)?;
-        part::check(path)
-    }
-
-    /// Tells whether what is at `path`, if anything, can be replaced by renaming.
-    fn check_replaceable(path: &Path, folder: &fs::Metadata) -> Result<(), Failure> {
-        let refused = |cause: &str| Failure::new(Exit::CannotCreate, create_what(path), cause);
-        let metadata = match fs::symlink_metadata(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            found => found.map_err(|error| Failure::io(Exit::CannotCreate, create_what(path), &error))?,
-        };
-        let kind = metadata.file_type();
-        if kind.is_dir() {
-            return Err(refused("is a directory"));
-        }
-        if kind.is_symlink() {
-            return Err(refused("is a symbolic link").remedy("name the file it points to"));
-        }
-        if !kind.is_file() {
-            return Err(refused("is not a regular file"));
-        }
-        let user = geteuid();
-        let sticky = folder.mode() & STICKY != 0;
-        if sticky && !user.is_root() && ![metadata.uid(), folder.uid()].contains(&user.as_raw()) {
-            return Err(refused("belongs to another user"));
-        }
-        Ok(())
-    }
-
-    /// Bytes that this user can still store in the folder of `path`.
-    ///
-    /// # Errors
-    /// [`Exit::CannotCreate`] if the file system will not tell.
-    pub fn free_space(path: &Path) -> Result<u64, Failure> {
-        let folder = folder_of(path);
-        let status = nix::sys::statvfs::statvfs(folder).map_err(|errno| {
-            Failure::io(Exit::CannotCreate, format!("find free space of {}", shown(folder)), &errno.into())
-        })?;
-        #[allow(clippy::useless_conversion, reason = "the types differ from platform to platform")]
-        let (blocks, block_size) = (u64::from(status.blocks_available()), u64::from(status.fragment_size()));
-        Ok(blocks.saturating_mul(block_size))
-    }
-
-    /// Bytes of storage that the `.part` of `path` already takes up; 0 if there is none.
-    #[must_use]
-    pub fn occupied(path: &Path) -> u64 {
-        let part = part::beside(path, ".part").ok().and_then(|part| fs::symlink_metadata(part).ok());
-        part.filter(fs::Metadata::is_file).map_or(0, |metadata| metadata.blocks().saturating_mul(512))
-    }
-
-    /// Creates or resumes the `.part` of `path` for the object with the id `object`, and gives it `size` bytes, as a hole as far as it
-    /// is new. A `.part` of another object is set aside, and one of this object that was set aside earlier is taken back.
-    ///
-    /// # Errors
-    /// [`Exit::CannotCreate`].
-    ///
-    /// # Panics
-    /// If `object` is not 24 hexadecimal digits, in lower case.
+    /// Those of [`PartFile::create`].
     pub fn create(path: &Path, size: u64, object: &str) -> Result<Created, Failure> {
-        let part_path = part::beside(path, ".part")?;
-        let Part { file, reused, set_aside } = part::obtain(path, &Record::new(object, size))?;
-        let refused = |error: io::Error| Failure::io(Exit::CannotCreate, create_what(&part_path), &error);
-        let size_before = file.metadata().map_err(refused)?.len();
-        if !reused {
-            // By way of nothing, so that room that was set apart for it is given back.
-            file.set_len(0).map_err(refused)?;
-        }
-        if !reused || size_before != size {
-            file.set_len(size).map_err(refused)?;
-        }
-        let room = Room::new(size);
-        // In memory there are no extents to keep together, and to take a page is to fill it with zeroes once more.
-        room.is_supported.store(!is_in_memory(&file), Ordering::Relaxed);
-        let target = Self { file, size, room, part: part_path, path: path.to_owned() };
-        Ok(Created { target, reused: reused && size > 0, set_aside })
+        Ok(PartFile::create(path, size, object)?.map(Self::File))
     }
 
     /// Writes `parts` one after the other from `offset` on, all of them.
@@ -164,221 +75,173 @@ impl Target {
     ///
     /// # Panics
     /// If the range is not within the target.
-    pub fn write_run(&self, mut offset: u64, mut parts: &[IoSlice<'_>]) -> io::Result<()> {
-        let size = parts.iter().map(|part| part.len() as u64).sum();
-        self.assert_within(offset, size);
-        self.take_room(offset, size)?;
-        loop {
-            let skipped = parts.iter().take_while(|part| part.is_empty()).count();
-            parts = &parts[skipped..];
-            if parts.is_empty() {
-                return Ok(());
-            }
-            let mut written = match self.write_some(offset, &parts[..parts.len().min(PART_COUNT_MAX)]) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                result => result?,
-            };
-            offset += written as u64;
-            while let Some((first, rest)) = parts.split_first() {
-                if written < first.len() {
-                    break;
-                }
-                written -= first.len();
-                parts = rest;
-            }
-            if let Some((first, rest)) = parts.split_first().filter(|_| written > 0) {
-                // The kernel stopped within a part, which is rare: the rest of the part is written alone.
-                let remainder = &first[written..];
-                self.file.write_all_at(remainder, offset)?;
-                offset += remainder.len() as u64;
-                parts = rest;
-            }
+    pub fn write_run(&self, offset: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        match self {
+            Self::File(file) => file.write_run(offset, parts),
+            Self::Device(device) => device.write_run(offset, parts),
+            Self::Spool(spool) => spool.write_run(offset, parts),
         }
     }
 
-    /// Fills `out` from the bytes at `offset`.
+    /// Fills `out` from the bytes at `offset`: those of the device itself where there is one, else what the kernel holds.
     ///
     /// # Errors
-    /// What pread(2) says; [`io::ErrorKind::UnexpectedEof`] if somebody has shortened the file.
+    /// What pread(2) says; [`io::ErrorKind::UnexpectedEof`] if somebody has shortened the target.
     pub fn read_exact_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(out, offset)
+        match self {
+            Self::File(file) => file.read_exact_at(offset, out),
+            Self::Device(device) => device.read_exact_at(offset, out),
+            Self::Spool(spool) => spool.read_exact_at(offset, out),
+        }
     }
 
-    /// Makes `size` bytes from `offset` on read as zeroes: by a hole where the file system has them, else by writing.
+    /// Makes `size` bytes from `offset` on read as zeroes.
     ///
     /// # Errors
-    /// What the kernel says, such as ENOSPC.
+    /// What the kernel says, such as ENOSPC; of a device also that it reads back something else.
     ///
     /// # Panics
     /// If the range is not within the target.
     pub fn zero(&self, offset: u64, size: u64) -> io::Result<()> {
-        self.assert_within(offset, size);
-        if size == 0 {
-            return Ok(());
+        match self {
+            Self::File(file) => file.zero(offset, size),
+            Self::Device(device) => device.zero(offset, size),
+            Self::Spool(spool) => spool.zero(offset, size),
         }
-        let hole = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        if self.allocate(hole, offset, size).is_ok() {
-            self.room.blocks(offset, size).for_each(|block| self.room.forget(block));
-            return Ok(());
-        }
-        let end = offset + size;
-        let mut at = offset;
-        while at < end {
-            let step = (end - at).min(ZEROES.len() as u64);
-            self.file.write_all_at(&ZEROES[..step as usize], at)?;
-            at += step;
-        }
-        Ok(())
     }
 
-    /// Syncs the file, gives it its final name, and syncs the folder: a crash at any moment leaves a complete file or a `.part`.
+    /// Whether what has been written counts only when [`read_exact_at`](Self::read_exact_at) has brought it back.
+    #[must_use]
+    pub fn reads_back(&self) -> bool {
+        matches!(self, Self::Device(_))
+    }
+
+    /// A block has not the bytes that it should have, and whoever sent them may be to blame: fails if it is the device.
     ///
     /// # Errors
-    /// [`Exit::Io`] if it cannot be stored for good, [`Exit::CannotCreate`] if it cannot be renamed. The `.part` stays, unless
-    /// it was only the folder that could not be synced.
-    pub fn commit(self) -> Result<(), Failure> {
-        let failure =
-            |exit, verb: &str, path: &Path, error| Failure::io(exit, format!("{verb} {}", shown(path)), &error);
-        self.file.sync_all().map_err(|error| self.sync_failure(&error))?;
-        let rename = |error| failure(Exit::CannotCreate, "rename to", &self.path, error);
-        if !part::names(&self.part, &self.file).map_err(rename)? {
-            let what = format!("rename to {}", shown(&self.path));
-            return Err(Failure::new(
-                Exit::CannotCreate,
-                what,
-                format!("{} was replaced meanwhile", shown(&self.part)),
-            ));
-        }
-        // The map goes first: a `.part` without it is looked at as a whole, and when the name is free another receiver may begin.
-        let _ = SlotFile::remove(&self.path);
-        fs::rename(&self.part, &self.path).map_err(rename)?;
-        part::forget(&self.path);
-        let folder = folder_of(&self.path);
-        match File::open(folder).and_then(|folder| folder.sync_all()) {
-            // Some file systems cannot sync a folder, and some folders can be written to but not read.
-            Err(error) if !matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EACCES)) => {
-                Err(failure(Exit::Io, "sync", folder, error))
-            }
-            _ => Ok(()),
+    /// The device does not keep what is written to it.
+    pub fn require_kept(&self, offset: u64, size: usize) -> io::Result<()> {
+        match self {
+            Self::Device(device) => device.require_kept(offset, size),
+            Self::File(_) | Self::Spool(_) => Ok(()),
         }
     }
 
-    /// Where the bytes are until they are complete.
+    /// The error for bytes that were written and are not there.
     #[must_use]
-    pub fn part_path(&self) -> &Path {
-        &self.part
+    pub fn not_kept() -> io::Error {
+        io::Error::other(device::FORGETFUL)
     }
 
-    /// What a failed sync means: the kernel has marked pages as stored that are not, and tells so only once.
-    fn sync_failure(&self, error: &io::Error) -> Failure {
-        // So that whoever reads it next reads the device, not those pages. Without it, less is found out.
-        let _ = posix_fadvise(&*self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
-        let remedy = "the disk may be failing: do not trust this file, the next run verifies its blocks again";
-        Failure::io(Exit::Io, format!("sync {}", shown(&self.part)), error).remedy(remedy)
+    /// Every byte is verified: stores them for good, and gives a file its name.
+    ///
+    /// # Errors
+    /// [`Exit::Io`](crate::failure::Exit::Io) if they cannot be stored, [`Exit::CannotCreate`](crate::failure::Exit::CannotCreate) if
+    /// the file cannot be named.
+    pub fn commit(self) -> Result<(), Failure> {
+        match self {
+            Self::File(file) => file.commit(),
+            Self::Device(device) => device.commit(),
+            Self::Spool(_) => Ok(()),
+        }
     }
 
-    fn assert_within(&self, offset: u64, size: u64) {
-        assert!(offset.checked_add(size).is_some_and(|end| end <= self.size), "a range is within the target");
+    /// What it is called in messages.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::File(file) => shown(file.part_path()),
+            Self::Device(device) => shown(device.path()),
+            Self::Spool(spool) => spool.name(),
+        }
     }
 
-    /// One pwritev(2) of at most [`PART_COUNT_MAX`] parts.
-    fn write_some(&self, offset: u64, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-        let offset = signed(offset)?;
-        let count = c_int::try_from(parts.len()).expect("IOV_MAX is an int");
-        // SAFETY: IoSlice has the layout of iovec (std::io), and the parts and their bytes are borrowed until the call returns.
-        let written = unsafe { libc::pwritev64(self.file.as_raw_fd(), parts.as_ptr().cast(), count, offset) };
-        usize::try_from(written).map_err(|_| io::Error::last_os_error())
+    /// What of it another run can use, after one that failed; `None`: nothing.
+    #[must_use]
+    pub fn remains(&self) -> Option<String> {
+        match self {
+            Self::File(file) => Some(format!("run again to resume from {}", shown(file.part_path()))),
+            Self::Device(device) => Some(device.remains().to_owned()),
+            Self::Spool(_) => None,
+        }
     }
+}
 
-    /// Takes the room of the blocks of a range, of which something is about to be written.
-    fn take_room(&self, offset: u64, size: u64) -> io::Result<()> {
-        if !self.room.is_supported.load(Ordering::Relaxed) {
+/// Writes `parts` one after the other from `offset` on, all of them.
+fn write_parts(file: &File, mut offset: u64, mut parts: &[IoSlice<'_>]) -> io::Result<()> {
+    loop {
+        let skipped = parts.iter().take_while(|part| part.is_empty()).count();
+        parts = &parts[skipped..];
+        if parts.is_empty() {
             return Ok(());
         }
-        for block in self.room.blocks(offset, size) {
-            if self.room.is_taken(block) {
-                continue;
+        let mut written = match write_some(file, offset, &parts[..parts.len().min(PART_COUNT_MAX)]) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            result => result?,
+        };
+        offset += written as u64;
+        while let Some((first, rest)) = parts.split_first() {
+            if written < first.len() {
+                break;
             }
-            let start = block * BLOCK_SIZE;
-            match self.allocate(0, start, BLOCK_SIZE.min(self.size - start)) {
-                Ok(()) => self.room.note(block),
-                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => return Err(error),
-                // Not every file system can, and none needs to: what the writes themselves are refused counts.
-                Err(_) => {
-                    self.room.is_supported.store(false, Ordering::Relaxed);
-                    return Ok(());
-                }
-            }
+            written -= first.len();
+            parts = rest;
         }
-        Ok(())
-    }
-
-    fn allocate(&self, mode: c_int, offset: u64, size: u64) -> io::Result<()> {
-        let (offset, size) = (signed(offset)?, signed(size)?);
-        loop {
-            // SAFETY: fallocate takes no pointer.
-            let result = unsafe { libc::fallocate64(self.file.as_raw_fd(), mode, offset, size) };
-            match Errno::result(result) {
-                Ok(_) => return Ok(()),
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
+        if let Some((first, rest)) = parts.split_first().filter(|_| written > 0) {
+            // The kernel stopped within a part, which is rare: the rest of the part is written alone.
+            let remainder = &first[written..];
+            file.write_all_at(remainder, offset)?;
+            offset += remainder.len() as u64;
+            parts = rest;
         }
     }
 }
 
-/// Which blocks of a target have their room. That may be forgotten at any time: it is then taken again, which costs a system call.
-#[derive(Debug)]
-struct Room {
-    taken: Box<[AtomicU64]>,
-    /// The file system has not yet refused.
-    is_supported: AtomicBool,
+/// One pwritev(2) of at most [`PART_COUNT_MAX`] parts.
+fn write_some(file: &File, offset: u64, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+    let offset = signed(offset)?;
+    let count = c_int::try_from(parts.len()).expect("IOV_MAX is an int");
+    // SAFETY: IoSlice has the layout of iovec (std::io), and the parts and their bytes are borrowed until the call returns.
+    let written = unsafe { libc::pwritev64(file.as_raw_fd(), parts.as_ptr().cast(), count, offset) };
+    usize::try_from(written).map_err(|_| io::Error::last_os_error())
 }
 
-impl Room {
-    fn new(size: u64) -> Self {
-        let words =
-            usize::try_from(size.div_ceil(BLOCK_SIZE).div_ceil(64)).expect("a bit for each block fits in memory");
-        Self { taken: (0..words).map(|_| AtomicU64::new(0)).collect(), is_supported: AtomicBool::new(true) }
+pub(super) fn write_zeroes(file: &File, offset: u64, size: u64) -> io::Result<()> {
+    let end = offset + size;
+    let mut at = offset;
+    while at < end {
+        let step = (end - at).min(ZEROES.len() as u64);
+        file.write_all_at(&ZEROES[..step as usize], at)?;
+        at += step;
     }
+    Ok(())
+}
 
-    /// The blocks of which the range has a byte.
-    fn blocks(&self, offset: u64, size: u64) -> std::ops::Range<u64> {
-        if size == 0 { 0..0 } else { offset / BLOCK_SIZE..(offset + size).div_ceil(BLOCK_SIZE) }
-    }
-
-    fn is_taken(&self, block: u64) -> bool {
-        self.word(block).load(Ordering::Relaxed) & bit(block) != 0
-    }
-
-    fn note(&self, block: u64) {
-        self.word(block).fetch_or(bit(block), Ordering::Relaxed);
-    }
-
-    fn forget(&self, block: u64) {
-        self.word(block).fetch_and(!bit(block), Ordering::Relaxed);
-    }
-
-    fn word(&self, block: u64) -> &AtomicU64 {
-        &self.taken[(block / 64) as usize]
+/// fallocate(2), as often as it is interrupted.
+fn allocate(file: &File, mode: c_int, offset: u64, size: u64) -> io::Result<()> {
+    let (offset, size) = (signed(offset)?, signed(size)?);
+    loop {
+        // SAFETY: fallocate takes no pointer.
+        let result = unsafe { libc::fallocate64(file.as_raw_fd(), mode, offset, size) };
+        match Errno::result(result) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
     }
 }
 
-/// Whether the file is on a tmpfs.
-fn is_in_memory(file: &File) -> bool {
-    nix::sys::statfs::fstatfs(file).is_ok_and(|state| state.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC)
+/// Makes a range of a file a hole.
+fn punch(file: &File, offset: u64, size: u64) -> io::Result<()> {
+    allocate(file, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, offset, size)
 }
 
-fn bit(block: u64) -> u64 {
-    1 << (block % 64)
+fn assert_within(target_size: u64, offset: u64, size: u64) {
+    assert!(offset.checked_add(size).is_some_and(|end| end <= target_size), "a range is within the target");
 }
 
 /// An offset or length in the kernel's form.
-fn signed(value: u64) -> io::Result<libc::off64_t> {
+pub(super) fn signed(value: u64) -> io::Result<libc::off64_t> {
     libc::off64_t::try_from(value).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))
-}
-
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

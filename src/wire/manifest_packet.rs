@@ -6,14 +6,13 @@ use super::cursor::{Reader, Writer};
 use super::{Header, Malformed};
 use crate::limits::{
     CHANNEL_COUNT_MAX, CYCLE_LENGTH_MIN, MANIFEST_PAYLOAD_SIZE_MAX, MANIFEST_SIGNED_SIZE_MAX, POSITION_MAX,
-    REPAIR_PERCENT_MAX, TRUSTED_COMMENT_SIZE_MAX,
+    REPAIR_PERCENT_MAX, SIGNATURE_FIXED_SIZE, TRUSTED_COMMENT_SIZE_MAX,
 };
 use crate::types::{BlockIndex, ChannelId, CodeId, Esi, Position, RateBps, SymbolSize};
 
 const LENGTHS_SIZE: usize = 8;
 const DESCRIPTION_FIXED_SIZE: usize = 8;
 const ENTRY_SIZE: usize = 32;
-const SIGNATURE_FIXED_SIZE: usize = 138;
 
 /// How a session sends its object: unsigned, because no signature can know it (section 5.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

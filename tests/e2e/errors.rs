@@ -62,7 +62,7 @@ impl Desk {
 
 impl Refusal {
     /// Fails unless the program said just one line, with all these words in it.
-    fn is(&self, program: Program, exit: i32, words: &[&str]) {
+    pub(crate) fn is(&self, program: Program, exit: i32, words: &[&str]) {
         let stderr = &self.stderr;
         assert_eq!(self.exit, Some(exit), "exit code for {words:?}; stderr: {stderr}");
         assert_eq!(stderr.lines().count(), 1, "one line on stderr, not: {stderr}");
@@ -71,13 +71,13 @@ impl Refusal {
     }
 
     /// The same of a program that had begun its work, and said so.
-    fn ends_with(&self, program: Program, exit: i32, words: &[&str]) {
+    pub(crate) fn ends_with(&self, program: Program, exit: i32, words: &[&str]) {
         assert_eq!(self.exit, Some(exit), "exit code for {words:?}; stderr: {}", self.stderr);
         let last = self.stderr.lines().last().unwrap_or_default().to_owned();
         Self { exit: self.exit, stderr: last }.is(program, exit, words);
     }
 
-    fn names(&self, words: &[&str]) {
+    pub(crate) fn names(&self, words: &[&str]) {
         for word in words {
             assert!(self.stderr.contains(word), "`{word}` is not in: {}", self.stderr);
         }
@@ -416,7 +416,7 @@ fn serve_small(lab: &Lab, host: &Host) -> Process {
 }
 
 /// A receiver that speaks to people.
-fn human_receiver(host: &Host, copy: &Path, options: &[&str]) -> Refusal {
+pub(crate) fn human_receiver(host: &Host, copy: &Path, options: &[&str]) -> Refusal {
     let mut command = host.command(Program::Receiver.path());
     run_to_end(command.args(["-i", "eth0"]).args(options).arg(copy).arg(GROUP))
 }

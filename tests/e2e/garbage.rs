@@ -9,16 +9,16 @@ use crate::files::{Content, MIB, assert_same, make};
 use crate::lab::{Family, Host, Lab};
 use crate::run::{count, receive_until, senders, serve, text};
 
-const DATA: u8 = 1;
-const MANIFEST: u8 = 2;
+pub(crate) const DATA: u8 = 1;
+pub(crate) const MANIFEST: u8 = 2;
 const HASHES: u8 = 3;
 /// Symbols of 1408 bytes, as servers use them on a link with an MTU of 1500.
-const SYMBOL_SIZE: u16 = 1408;
-const CODE_AND_TAG: u8 = ((SYMBOL_SIZE / 64 % 16) as u8) << 4 | 1;
+pub(crate) const SYMBOL_SIZE: u16 = 1408;
+pub(crate) const CODE_AND_TAG: u8 = ((SYMBOL_SIZE / 64 % 16) as u8) << 4 | 1;
 /// How often each of them is sent.
 const REPETITIONS: u64 = 7;
 /// Sends lines of hexadecimal digits, each as a datagram: group, port, and the interface's address (IPv4) or name (IPv6).
-const SEND_LINES: &str = "
+pub(crate) const SEND_LINES: &str = "
 import socket, sys, time
 group, port, interface = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 if ':' in group:
@@ -34,21 +34,21 @@ for line in sys.stdin:
 
 /// The fields of a header that the tests choose (section 3).
 #[derive(Clone, Copy)]
-struct Header<'a> {
-    magic: u16,
-    version: u8,
-    kind: u8,
-    code_and_tag: u8,
-    position: u64,
-    object: &'a [u8; 12],
-    size: u64,
-    esi: u16,
-    block: u32,
+pub(crate) struct Header<'a> {
+    pub(crate) magic: u16,
+    pub(crate) version: u8,
+    pub(crate) kind: u8,
+    pub(crate) code_and_tag: u8,
+    pub(crate) position: u64,
+    pub(crate) object: &'a [u8; 12],
+    pub(crate) size: u64,
+    pub(crate) esi: u16,
+    pub(crate) block: u32,
 }
 
 impl Header<'_> {
     /// The packet with this payload and the right checksum.
-    fn packet(&self, payload: &[u8]) -> Vec<u8> {
+    pub(crate) fn packet(&self, payload: &[u8]) -> Vec<u8> {
         let mut packet = Vec::with_capacity(44 + payload.len());
         packet.extend(self.magic.to_be_bytes());
         packet.extend([self.version, self.kind, 0, self.code_and_tag]);
@@ -128,16 +128,22 @@ fn hashes_payload(tree: u8, group_log2: u8, path_length: u8, value_count: usize)
 /// A manifest packet's payload (section 5) in perfect form whose text says that nobody who does not know `x` may take it.
 fn critical_manifest(digest: &blake3::Hash, size: u64) -> Vec<u8> {
     let text = format!(r#"{{"blake3":"{digest}","critical":["x"],"name":"n","size":{size},"x":1}}"#);
-    let text_size = u16::try_from(text.len()).expect("a short text");
+    manifest_payload(text.as_bytes(), &[])
+}
+
+/// A manifest packet's payload (section 5) of one channel and symbols of 1408 bytes.
+pub(crate) fn manifest_payload(text: &[u8], signature: &[u8]) -> Vec<u8> {
+    let size = |bytes: &[u8]| u16::try_from(bytes.len()).expect("what fits a packet");
     let mut payload = Vec::new();
-    [40, text_size, 0, 0].iter().for_each(|field| payload.extend(field.to_be_bytes()));
+    [40, size(text), size(signature), 0].iter().for_each(|field| payload.extend(field.to_be_bytes()));
     payload.extend(SYMBOL_SIZE.to_be_bytes());
     // Code 1, one channel, no repair symbols, reserved.
     payload.extend([1, 1, 0, 0, 0, 0]);
     // Channel 0 on this very group and port, with a cycle of 8192 and no stated rate.
     payload.extend([0, 0, 0, 0, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 0, 0, 0]);
     payload.extend([0; 16]);
-    payload.extend(text.as_bytes());
+    payload.extend(text);
+    payload.extend(signature);
     payload
 }
 

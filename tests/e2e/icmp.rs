@@ -10,12 +10,13 @@ use crate::lab::{Family, Host, Lab, whole_machine};
 use crate::run::{Process, count, figure, number, receive, senders, serve, text};
 
 /// Sends ICMP errors that quote a datagram of ours. Arguments: the server's address, its port, the group, how many a second, for
-/// how many seconds, and the kinds: `type.code.rest`, where the rest is the second word of the message, such as an MTU.
+/// how many seconds, how many bytes to quote of the datagram beside its headers, and the kinds: `type.code.rest`, where the rest is
+/// the second word of the message, such as an MTU.
 const FORGE: &str = r"
 import socket, struct, sys, time
 server, port, group, rate, seconds = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), float(sys.argv[5])
-kinds = [tuple(map(int, kind.split('.'))) for kind in sys.argv[6:]]
-udp = struct.pack('!HHHH', port, 4242, 1460, 0)
+pad, kinds = int(sys.argv[6]), [tuple(map(int, kind.split('.'))) for kind in sys.argv[7:]]
+udp = struct.pack('!HHHH', port, 4242, 1460, 0) + bytes(pad)
 def checksum(data):
     total = sum(struct.unpack('!%dH' % (len(data) // 2), data))
     total = (total & 0xffff) + (total >> 16)
@@ -49,15 +50,27 @@ const KINDS_V4: [&str; 7] = ["3.1.0", "3.2.0", "3.3.0", "3.4.576", "3.13.0", "11
 /// Unreachable: no route, forbidden, address, port; packet too big (an MTU of 1280); time exceeded; parameter problem.
 const KINDS_V6: [&str; 7] = ["1.0.0", "1.1.0", "1.3.0", "1.4.0", "2.0.1280", "3.0.0", "4.0.0"];
 
-/// Forges errors of these kinds about what the server that said `sending` sends, and waits until that is done.
-fn forge(host: &Host, sending: &Value, group: &str, rate: u32, seconds: f64, kinds: &[&str]) {
+/// What is forged.
+#[derive(Clone, Copy, Debug)]
+struct Flood<'a> {
+    /// Messages per second.
+    rate: u32,
+    seconds: f64,
+    kinds: &'a [&'a str],
+    /// Bytes that are quoted beside the headers of the datagram.
+    pad: u32,
+}
+
+/// Forges errors about what the server that said `sending` sends, and waits until that is done.
+fn forge(host: &Host, sending: &Value, group: &str, flood: &Flood<'_>) {
     let (address, port) = text(sending, "source").rsplit_once(':').expect("an address and a port");
     // The scope of a link-local address is the other host's affair.
     let address = address.trim_matches(['[', ']']).split('%').next().expect("split gives one");
+    let numbers = [flood.rate.to_string(), flood.seconds.to_string(), flood.pad.to_string()];
     let mut command = host.command("python3");
-    command.args(["-c", FORGE, address, port, group, &rate.to_string(), &seconds.to_string()]).args(kinds);
+    command.args(["-c", FORGE, address, port, group]).args(numbers).args(flood.kinds);
     let output = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).output().expect("run python3");
-    assert!(output.status.success(), "python3 has forged {kinds:?}");
+    assert!(output.status.success(), "python3 has forged {:?}", flood.kinds);
 }
 
 fn icmp_errors(server: &Process) -> u64 {
@@ -96,14 +109,16 @@ fn forged_errors_change_nothing(family: Family, engine: &str) {
     // Each kind by itself is one that the server has to live with.
     for kind in kinds {
         let before = icmp_errors(&server);
-        forge(&forger_host, &sending, family.group(), 1000, 0.2, &[kind]);
+        let flood = Flood { rate: 1000, seconds: 0.2, kinds: &[kind], pad: 0 };
+        forge(&forger_host, &sending, family.group(), &flood);
         let more = |event: &Value| event["event"] == "status" && count(event, "icmp_errors") > before + 20;
         let _ = server.wait_for(&format!("notice of errors of kind {kind}"), more);
     }
     // And now a flood, longer than the transfer.
     let receiver = receive(&receiver_host, &lab.path("copy"), family.group());
     let before = icmp_errors(&server);
-    forge(&forger_host, &sending, family.group(), 10_000, 4.0, &kinds);
+    let flood = Flood { rate: 10_000, seconds: 4.0, kinds: &kinds, pad: 0 };
+    forge(&forger_host, &sending, family.group(), &flood);
     let receiver = receiver.wait();
     let end = receiver.completed();
     assert_same(&lab.path("copy"), &source);
@@ -126,6 +141,40 @@ fn forged_errors_change_nothing(family: Family, engine: &str) {
 }
 
 #[test]
+fn long_forged_errors_over_ipv4_change_nothing() {
+    long_forged_errors_change_nothing(Family::V4);
+}
+
+#[test]
+fn long_forged_errors_over_ipv6_change_nothing() {
+    long_forged_errors_change_nothing(Family::V6);
+}
+
+/// A message for which the error queue has no room leaves nothing there that would tell it from an error of this host.
+fn long_forged_errors_change_nothing(family: Family) {
+    let _alone = whole_machine();
+    let mut lab = Lab::new();
+    let host = lab.host();
+    let source = make(&lab, "source", Content::Random { size: 8 * MIB, seed: 1 });
+    // Each is one that this host itself may find: too long for the device.
+    let kind = if family == Family::V4 { "3.4.576" } else { "2.0.1280" };
+    for engine in ["sendmmsg", "uring"] {
+        let server = serve(&lab, &host, &source, family.group(), &["--rate", "30M", "--engine", engine]);
+        let sending = server.wait_for_event("sending");
+        let flood = Flood { rate: 300_000, seconds: 1.5, kinds: &[kind], pad: 40_000 };
+        // From the host itself: there a message of this size needs no fragments, so that they come thick and fast.
+        forge(&host, &sending, family.group(), &flood);
+        let data = server.events("status").last().map_or(0, |status| count(status, "data"));
+        let goes_on = |event: &Value| event["event"] == "status" && count(event, "data") > data + 1000;
+        let _ = server.wait_for("packets after the flood", goes_on);
+        let ended = server.terminate();
+        assert_eq!(ended.exit, Some(143), "stderr: {}", ended.stderr);
+        assert_eq!((text(ended.end(), "engine"), ended.notices("warning").len()), (engine, 0), "{:?}", ended.events);
+        assert!(count(ended.end(), "icmp_errors") > 100, "the flood has come: {}", ended.end());
+    }
+}
+
+#[test]
 fn server_stops_in_time_while_it_is_flooded_and_while_nothing_goes() {
     let mut lab = Lab::new();
     let (server_host, forger_host) = (lab.host(), lab.host());
@@ -134,7 +183,9 @@ fn server_stops_in_time_while_it_is_flooded_and_while_nothing_goes() {
         let server = serve(&lab, &server_host, &source, Family::V4.group(), &["--rate", "30M", "--engine", engine]);
         let sending = server.wait_for_event("sending");
         std::thread::scope(|scope| {
-            scope.spawn(|| forge(&forger_host, &sending, Family::V4.group(), 10_000, 1.5, &KINDS_V4));
+            let flood = Flood { rate: 10_000, seconds: 1.5, kinds: &KINDS_V4, pad: 0 };
+            let (host, sending) = (&forger_host, &sending);
+            scope.spawn(move || forge(host, sending, Family::V4.group(), &flood));
             std::thread::sleep(Duration::from_millis(500));
             stops_within_a_second(server);
         });

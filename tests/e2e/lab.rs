@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 /// Every namespace's name starts so; the process id and a number follow.
 const PREFIX: &str = "iotup-e2e";
-const TOOLS: [&str; 13] = [
+const TOOLS: [&str; 15] = [
     "ip",
     "tc",
     "nft",
@@ -26,6 +26,8 @@ const TOOLS: [&str; 13] = [
     "losetup",
     "fincore",
     "cc",
+    "ss",
+    "minisign",
     "dnsmasq",
     "smcrouted",
 ];
@@ -172,9 +174,9 @@ impl Lab {
         }
     }
 
-    /// Puts a queue before the host's link that lets no more through than it is told (tc-tbf(8)).
+    /// Puts a queue before the host's link that lets no more through than it is told (tc-tbf(8)), or changes the one there is.
     pub(crate) fn squeeze(&self, host: &Host, queue: &[&str]) {
-        let tbf = ["-n", &host.netns, "qdisc", "add", "dev", MAIN, "root", "tbf"];
+        let tbf = ["-n", &host.netns, "qdisc", "replace", "dev", MAIN, "root", "tbf"];
         succeed(Command::new("tc").args(tbf).args(queue));
     }
 
@@ -252,6 +254,18 @@ impl Drop for Lab {
 pub(crate) struct Mount(PathBuf);
 
 impl Mount {
+    /// The file system of a device.
+    pub(crate) fn of(lab: &Lab, name: &str, device: &BlockDevice) -> Self {
+        let path = lab.folder(name);
+        succeed(Command::new("mount").arg(device.path()).arg(&path));
+        Self(path)
+    }
+
+    /// Changes its options, such as its size.
+    pub(crate) fn change(&self, options: &str) {
+        succeed(Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(&self.0));
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
@@ -268,7 +282,13 @@ pub(crate) struct BlockDevice(PathBuf);
 
 impl BlockDevice {
     pub(crate) fn new(file: &Path) -> Self {
-        let output = Command::new("losetup").args(["--find", "--show"]).arg(file).output().expect("run losetup");
+        Self::with(&[], file)
+    }
+
+    /// The same, with options of losetup(8).
+    pub(crate) fn with(options: &[&str], file: &Path) -> Self {
+        let mut command = Command::new("losetup");
+        let output = command.args(["--find", "--show"]).args(options).arg(file).output().expect("run losetup");
         assert!(output.status.success(), "losetup: {}", String::from_utf8_lossy(&output.stderr));
         Self(String::from_utf8_lossy(&output.stdout).trim().into())
     }
@@ -282,6 +302,11 @@ impl Drop for BlockDevice {
     fn drop(&mut self) {
         let _ = Command::new("losetup").arg("--detach").arg(&self.0).status();
     }
+}
+
+/// Makes a file system on a device.
+pub(crate) fn make_file_system(device: &BlockDevice) {
+    succeed(Command::new("mkfs.btrfs").arg("--quiet").arg(device.path()));
 }
 
 /// Held by tests that use the machine to the full or judge speed: one at a time.

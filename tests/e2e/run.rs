@@ -16,7 +16,7 @@ use crate::lab::{Host, Lab};
 
 /// Far more than anything here takes; a program that hangs fails its test after this.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
-const IOTUPD: &str = env!("CARGO_BIN_EXE_iotupd");
+pub(crate) const IOTUPD: &str = env!("CARGO_BIN_EXE_iotupd");
 const IOTUPC: &str = env!("CARGO_BIN_EXE_iotupc");
 /// How often memory is looked at.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(5);

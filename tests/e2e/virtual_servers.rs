@@ -1,6 +1,7 @@
 //! Several virtual servers in one program: they share the rate and the pass, and wait for no other.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -89,6 +90,21 @@ fn virtual_server_that_stands_still_does_not_hold_up_the_other() {
     let end = receiver.completed();
     assert!(received_from(end, &all[1].0).0 > 0, "it goes on when it can");
     assert_eq!(server.terminate().exit, Some(143));
+}
+
+/// The second one begins half a delay after the first, and neither has anything to do for long.
+#[test]
+fn virtual_servers_that_wait_for_long_stop_at_once() {
+    let mut lab = Lab::new();
+    let host = lab.host();
+    let source = make(&lab, "source", Content::Random { size: MIB, seed: 1 });
+    let options = ["--pkt-delay", "40s", "--virtual-servers", "2"];
+    let server = serve(&lab, &host, &source, Family::V4.group(), &options);
+    let _ = server.wait_for_event("sending");
+    let asked = Instant::now();
+    let ended = server.terminate();
+    assert_eq!(ended.exit, Some(143), "stderr: {}", ended.stderr);
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?} to stop", asked.elapsed());
 }
 
 /// A thread of a program that stands still until this is dropped, as if its processor did nothing.

@@ -106,6 +106,7 @@ impl Broadcast {
             fec,
             passes: None,
             manifest_text: members.manifest().expect("a manifest").to_text().into_bytes(),
+            manifest_signature: Vec::new(),
         };
         let mut sender = Sender::new(Arc::clone(&truth.tree), &config).expect("it can be sent");
         let cycle = sender.carousel().cycle_length();

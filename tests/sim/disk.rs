@@ -9,7 +9,7 @@ use crate::random::{Ppm, Random};
 
 /// A disk writes so much at once, or not at all.
 const SECTOR_SIZE: usize = 512;
-/// The system flushes now and then: after one write in so many.
+/// Where nothing else is said the system flushes now and then: after one write in so many.
 const FLUSH_ONCE_IN: u64 = 2000;
 /// Words of the map that are not those of slots or marks, and 32-bit words of a sector.
 const MAP_HEADER_WORDS: usize = 16;
@@ -32,6 +32,16 @@ pub(crate) struct DiskPlan {
     pub(crate) work_failure: Ppm,
     /// Blocks that are worked on at once.
     pub(crate) worker_count: usize,
+    pub(crate) power: PowerPlan,
+}
+
+/// What becomes of what was written when the power fails.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum PowerPlan {
+    /// File and map are flushed seldom and apart, and of the map anything may be left.
+    Hostile,
+    /// Both are flushed after so many writes, and the map suffers what a disk does and nothing else.
+    FlushEvery(u64),
 }
 
 /// What the target file holds before the first receiver starts.
@@ -52,6 +62,7 @@ pub(crate) const GOOD: DiskPlan = DiskPlan {
     store_failure: Ppm(0),
     work_failure: Ppm(0),
     worker_count: 2,
+    power: PowerPlan::Hostile,
 };
 
 /// What a loss of power leaves of the sidecar map.
@@ -73,6 +84,8 @@ enum MapLoss {
     Emptied,
 }
 
+/// So many of them are what a disk does by itself.
+const HONEST_MAP_LOSS_COUNT: usize = 4;
 const MAP_LOSSES: [MapLoss; 8] = [
     MapLoss::None,
     MapLoss::Stale,
@@ -95,6 +108,9 @@ pub(crate) struct Disk {
     /// What a loss of power leaves of it: an older state than that of the file, or a newer one.
     flushed_map: Vec<u32>,
     can_lose_power: bool,
+    power: PowerPlan,
+    write_count: u64,
+    flushed_write_count: u64,
 }
 
 impl Disk {
@@ -111,8 +127,18 @@ impl Disk {
                 Some(file)
             }
         };
-        let mut disk =
-            Self { random, file, flushed: None, map: Arc::default(), flushed_map: Vec::new(), can_lose_power };
+        let (flushed, map, flushed_map, power) = (None, Arc::default(), Vec::new(), plan.power);
+        let mut disk = Self {
+            random,
+            file,
+            flushed,
+            map,
+            flushed_map,
+            can_lose_power,
+            power,
+            write_count: 0,
+            flushed_write_count: 0,
+        };
         disk.flush();
         disk
     }
@@ -121,8 +147,8 @@ impl Disk {
     pub(crate) fn prepare(&mut self, size: u64) -> bool {
         let reused = self.file.as_ref().is_some_and(|file| file.len() as u64 == size);
         if !reused {
+            // Not flushed: a loss of power may leave no file at all.
             self.file = Some(vec![0; size as usize]);
-            self.flush();
         }
         reused
     }
@@ -153,10 +179,28 @@ impl Disk {
     pub(crate) fn write(&mut self, offset: u64, bytes: &[u8]) {
         let start = offset as usize;
         self.file.as_mut().expect("the file has been prepared")[start..start + bytes.len()].copy_from_slice(bytes);
-        if self.can_lose_power && self.random.below(FLUSH_ONCE_IN) == 0 {
+        self.write_count += 1;
+        self.flush_in_time();
+    }
+
+    /// Writes that a loss of power may undo, and words of the map. What was written a moment ago may have been flushed before its
+    /// word was set: then it is safe, but nobody knows.
+    pub(crate) fn unflushed_count(&self) -> u64 {
+        let old = self.flushed_map.iter().copied().chain(std::iter::repeat(0));
+        let words = self.map.iter().zip(old).filter(|(word, old)| word.load(Ordering::Relaxed) != *old).count();
+        self.write_count - self.flushed_write_count + words as u64
+    }
+
+    fn flush_in_time(&mut self) {
+        let [flush, flush_map] = match self.power {
+            _ if !self.can_lose_power => return,
+            PowerPlan::Hostile => [(); 2].map(|()| self.random.below(FLUSH_ONCE_IN) == 0),
+            PowerPlan::FlushEvery(count) => [self.write_count.is_multiple_of(count); 2],
+        };
+        if flush {
             self.flush();
         }
-        if self.can_lose_power && self.random.below(FLUSH_ONCE_IN) == 0 {
+        if flush_map {
             self.flush_map();
         }
     }
@@ -167,21 +211,33 @@ impl Disk {
 
     fn flush(&mut self) {
         if self.can_lose_power {
+            self.flushed_write_count = self.write_count;
             self.flushed.clone_from(&self.file);
         }
     }
 
-    /// The power fails: of every sector that was not flushed, the old or the new bytes survive.
+    /// The power fails: of every sector that was not flushed, the old or the new bytes survive. What an older file had says
+    /// nothing of a new one, which is lost or has zeroes for old bytes.
     pub(crate) fn lose_power(&mut self) {
-        if let (Some(file), Some(flushed)) = (&mut self.file, &self.flushed) {
+        if let Some(file) = &mut self.file {
+            let flushed = self.flushed.take().filter(|flushed| flushed.len() == file.len());
+            let is_lost = flushed.is_none() && self.random.chance(Ppm::percent(50));
+            let flushed = flushed.unwrap_or_else(|| vec![0; file.len()]);
             for (new, old) in file.chunks_mut(SECTOR_SIZE).zip(flushed.chunks(SECTOR_SIZE)) {
                 if new != old && self.random.chance(Ppm::percent(50)) {
                     new.copy_from_slice(old);
                 }
             }
+            if is_lost {
+                self.file = None;
+            }
         }
         self.flush();
-        let loss = self.random.pick(&MAP_LOSSES);
+        let losses = match self.power {
+            PowerPlan::Hostile => &MAP_LOSSES[..],
+            PowerPlan::FlushEvery(_) => &MAP_LOSSES[..HONEST_MAP_LOSS_COUNT],
+        };
+        let loss = self.random.pick(losses);
         self.lose_map(loss);
         self.flush_map();
     }

@@ -12,11 +12,12 @@ use iotupd::object::Group;
 use iotupd::sender::{Fec, Outgoing, Pacing, Sender, SenderConfig};
 use iotupd::types::{BlockIndex, ChannelId, CodeId, Digest, Esi, ObjectId, Position, SymbolSize, Time};
 use iotupd::wire::{
-    ChannelEntry, Header, Kind, ManifestPayload, SessionDescription, emit_hashes, emit_manifest, hashes_size,
-    manifest_size, seal,
+    ChannelEntry, Header, Kind, ManifestPayload, SessionDescription, SignatureBytes, emit_hashes, emit_manifest,
+    hashes_size, manifest_size, seal,
 };
 
 use crate::random::{Ppm, Random};
+use crate::signer::{FIRST, SECOND};
 use crate::truth::{Truth, text};
 
 /// Repair symbols in percent of the source symbols of a block.
@@ -47,6 +48,12 @@ pub(crate) enum Forgery {
     Control,
     /// Not a forgery: a true manifest packet.
     Manifest,
+    /// The true text, or one of a later version, with a signature that names the key.
+    FalseSignature,
+    /// The text of a later version, signed by somebody else.
+    OtherKey,
+    /// The text of a later version, without a signature.
+    Unsigned,
     /// Not a forgery: any true repair symbol of any block, in no order.
     Repair,
 }
@@ -62,6 +69,9 @@ pub(crate) const HARMFUL: [Forgery; 8] = [
     Forgery::FalseValues,
     Forgery::Resealed,
 ];
+
+/// All about signatures.
+pub(crate) const SIGNATURES: [Forgery; 3] = [Forgery::FalseSignature, Forgery::OtherKey, Forgery::Unsigned];
 
 /// From which address forged packets come.
 #[derive(Clone, Copy, Debug)]
@@ -109,6 +119,7 @@ impl Forger {
             fec: Fec::OFF,
             passes: None,
             manifest_text: plan.truth.text.clone(),
+            manifest_signature: plan.truth.signature.clone(),
         };
         let composer = Sender::new(Arc::clone(&plan.truth.tree), &config).expect("room enough");
         let next_position = random.below(composer.carousel().cycle_length());
@@ -144,6 +155,16 @@ impl Forger {
             Forgery::Resealed => self.resealed(),
             Forgery::Control => self.control(),
             Forgery::Manifest => self.compose(&Outgoing::Manifest),
+            Forgery::FalseSignature => self.false_signature(),
+            Forgery::OtherKey => {
+                let text = self.later_text();
+                let signature = SECOND.sign(&text, "");
+                self.signed_manifest(self.plan.symbol_size, &text, &signature)
+            }
+            Forgery::Unsigned => {
+                let text = self.later_text();
+                self.signed_manifest(self.plan.symbol_size, &text, &[])
+            }
             Forgery::Repair => self.repair(),
         }
     }
@@ -245,8 +266,25 @@ impl Forger {
         }
         let mut digest = self.plan.truth.tree.digest();
         self.random.fill(&mut digest.0[size_of::<ObjectId>()..]);
-        let text = text(digest, self.plan.truth.size());
-        self.manifest(self.plan.symbol_size, &text)
+        let text = text(digest, self.plan.truth.size(), self.plan.truth.version);
+        self.signed_manifest(self.plan.symbol_size, &text, &[])
+    }
+
+    /// What a version to come may say of the object.
+    fn later_text(&mut self) -> Vec<u8> {
+        let version = self.plan.truth.version + self.random.within(1..=9);
+        text(self.plan.truth.tree.digest(), self.plan.truth.size(), version)
+    }
+
+    fn false_signature(&mut self) -> Vec<u8> {
+        let text = match self.random.chance(Ppm::percent(50)) {
+            true => self.plan.truth.text.clone(),
+            false => self.later_text(),
+        };
+        let mut signature = FIRST.sign(b"something else", "");
+        // Each is another one.
+        self.random.fill(&mut signature[10..42]);
+        self.signed_manifest(self.plan.symbol_size, &text, &signature)
     }
 
     fn false_symbol_size(&mut self) -> Vec<u8> {
@@ -258,16 +296,17 @@ impl Forger {
             true => same_tag,
             false => self.random.within(units) as u16 * 64,
         };
-        let text = self.plan.truth.text.clone();
-        self.manifest(SymbolSize::new(bytes).expect("an allowed size"), &text)
+        let (text, signature) = (self.plan.truth.text.clone(), self.plan.truth.signature.clone());
+        self.signed_manifest(SymbolSize::new(bytes).expect("an allowed size"), &text, &signature)
     }
 
-    fn manifest(&mut self, symbol_size: SymbolSize, text: &[u8]) -> Vec<u8> {
+    fn signed_manifest(&mut self, symbol_size: SymbolSize, text: &[u8], signature: &[u8]) -> Vec<u8> {
         let cycle_length = 4096 + self.random.below(100_000);
         let (channel, code) = (ChannelId(0), CodeId::REED_SOLOMON);
         let entry = ChannelEntry { channel, group: None, cycle_length, rate: None };
         let description = SessionDescription::new(symbol_size, code, 0, [entry].into_iter()).expect("one channel");
-        let payload = ManifestPayload { description, text, signature: None };
+        let signature = (!signature.is_empty()).then_some(SignatureBytes(signature));
+        let payload = ManifestPayload { description, text, signature };
         let mut packet = vec![0; HEADER_SIZE + manifest_size(&payload)];
         let (position, block, esi, key) = (Position::ZERO, BlockIndex(0), Esi(0), self.composer.key());
         let size_tag = symbol_size.tag();

@@ -13,37 +13,15 @@ use iotupd::fec::Decoder;
 use iotupd::limits::{HEADER_SIZE, SENDER_COUNT_MAX, WAITING_SIZE_MAX};
 use iotupd::object::{Layout, block_size};
 use iotupd::receiver::{
-    Action, Counts, GiveUp, Kept, Notice, Receiver, ReceiverConfig, SenderEntry, SlotEntry, Store, Verdict, Work,
-    hash_of,
+    Action, Counts, GiveUp, Kept, Notice, Receiver, SenderEntry, SlotEntry, Store, Verdict, Work, hash_of,
 };
 use iotupd::types::{BlockIndex, Esi, SymbolSize, Time};
 use iotupd::wire::payload_hash;
 
-use crate::disk::{Disk, DiskPlan};
-use crate::network::Faults;
+use crate::disk::Disk;
+pub(crate) use crate::plan::{Crash, HostPlan, StepCrash};
 use crate::random::Random;
 use crate::truth::Truth;
-
-/// One receiver and everything that happens to it.
-#[derive(Clone, Debug)]
-pub(crate) struct HostPlan {
-    pub(crate) join: Time,
-    pub(crate) faults: Faults,
-    pub(crate) disk: DiskPlan,
-    pub(crate) config: ReceiverConfig,
-    /// When it leaves the group, and for how long.
-    pub(crate) absences: Vec<(Time, Duration)>,
-    pub(crate) crashes: Vec<Crash>,
-}
-
-/// The receiver stops in the middle of whatever it does, and starts again on what the disk holds.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Crash {
-    pub(crate) at: Time,
-    pub(crate) down: Duration,
-    /// What was not flushed is lost or torn.
-    pub(crate) loses_power: bool,
-}
 
 /// What happens on a host at some time to come.
 #[derive(Clone, Debug)]
@@ -89,12 +67,34 @@ struct Life {
     /// Symbols that wait in memory.
     kept: BTreeMap<Kept, Vec<u8>>,
     decoded: BTreeMap<BlockIndex, Decoded>,
+    /// What is being made zero.
+    clearing: BTreeMap<BlockIndex, Range<usize>>,
     verified: Vec<bool>,
     verified_count: u32,
     busy: Vec<bool>,
     under_way: usize,
     pending: BTreeMap<BlockIndex, Vec<PendingStore>>,
     timer_at: Option<Time>,
+}
+
+impl Life {
+    fn new(machine: Receiver) -> Self {
+        Self {
+            machine,
+            truth: None,
+            is_prepared: false,
+            is_resumed: false,
+            kept: BTreeMap::new(),
+            decoded: BTreeMap::new(),
+            clearing: BTreeMap::new(),
+            verified: Vec::new(),
+            verified_count: 0,
+            busy: Vec::new(),
+            under_way: 0,
+            pending: BTreeMap::new(),
+            timer_at: None,
+        }
+    }
 }
 
 /// The host.
@@ -110,6 +110,12 @@ pub(crate) struct Host {
     pub(crate) life_count: u32,
     pub(crate) outcome: Outcome,
     pub(crate) sessions_changed: u32,
+    pub(crate) version: Option<u64>,
+    /// What has happened so far, and the symbols that were to be stored or kept.
+    pub(crate) step_count: u64,
+    pub(crate) symbol_count: u64,
+    /// Symbols that were not safe when the host crashed: in memory, half written, not flushed, or in slots being written over.
+    pub(crate) at_risk_count: u64,
     pub(crate) last_counts: Counts,
     pub(crate) last_senders: Vec<SenderEntry>,
     /// Events to come, for the world to take.
@@ -119,7 +125,8 @@ pub(crate) struct Host {
 impl Host {
     /// A host that knows all `truths`, the first of which is what its disk may hold from before.
     pub(crate) fn new(label: String, plan: HostPlan, truths: Vec<Arc<Truth>>, mut random: Random) -> Self {
-        let can_lose_power = plan.crashes.iter().any(|crash| crash.loses_power);
+        let can_lose_power = plan.crashes.iter().any(|crash| crash.loses_power)
+            || plan.crash_at_step.is_some_and(|crash| crash.loses_power);
         let disk = Disk::new(&plan.disk, &truths[0].bytes, can_lose_power, random.fork());
         let mut outbox = vec![(plan.join, HostEvent::Boot)];
         outbox.extend(plan.crashes.iter().map(|&crash| (crash.at, HostEvent::Crash(crash))));
@@ -133,6 +140,10 @@ impl Host {
             life_count: 0,
             outcome: Outcome::Unfinished,
             sessions_changed: 0,
+            version: None,
+            step_count: 0,
+            symbol_count: 0,
+            at_risk_count: 0,
             last_counts: Counts::default(),
             last_senders: Vec::new(),
             outbox,
@@ -147,16 +158,31 @@ impl Host {
 
     pub(crate) fn datagram(&mut self, now: Time, from: SocketAddr, datagram: &[u8]) {
         if self.listens(now) {
+            self.step(now);
             self.judge(now, from, datagram);
             self.settle(now);
         }
     }
 
+    /// Something is about to happen, unless the host crashes first.
+    fn step(&mut self, now: Time) {
+        if let Some(StepCrash { step, down, loses_power }) = self.plan.crash_at_step
+            && step == self.step_count
+        {
+            self.crash(now, Crash { at: now, down, loses_power });
+        }
+        self.step_count += 1;
+    }
+
     fn judge(&mut self, now: Time, from: SocketAddr, datagram: &[u8]) {
         let Some(life) = &mut self.life else { return };
         match life.machine.handle_datagram(now, from, datagram) {
-            Verdict::Store(store) => self.store(now, store, &datagram[HEADER_SIZE..]),
+            Verdict::Store(store) => {
+                self.symbol_count += 1;
+                self.store(now, store, &datagram[HEADER_SIZE..]);
+            }
             Verdict::Keep(kept) => {
+                self.symbol_count += 1;
                 let is_kept = !self.random.chance(self.plan.disk.store_failure);
                 if is_kept {
                     life.kept.insert(kept, datagram[HEADER_SIZE..].to_vec());
@@ -169,6 +195,9 @@ impl Host {
 
     /// Something that was to happen happens now.
     pub(crate) fn event(&mut self, now: Time, life_count: u32, event: HostEvent) {
+        if life_count == self.life_count {
+            self.step(now);
+        }
         match event {
             HostEvent::Boot => self.boot(now),
             HostEvent::Crash(crash) => self.crash(now, crash),
@@ -196,25 +225,17 @@ impl Host {
             return;
         }
         self.life_count += 1;
-        self.life = Some(Life {
-            machine: Receiver::new(now, self.plan.config),
-            truth: None,
-            is_prepared: false,
-            is_resumed: false,
-            kept: BTreeMap::new(),
-            decoded: BTreeMap::new(),
-            verified: Vec::new(),
-            verified_count: 0,
-            busy: Vec::new(),
-            under_way: 0,
-            pending: BTreeMap::new(),
-            timer_at: None,
-        });
+        let machine = match &self.plan.trust {
+            Some(trust) => Receiver::with_trust(now, self.plan.config, trust.clone()),
+            None => Receiver::new(now, self.plan.config),
+        };
+        self.life = Some(Life::new(machine));
     }
 
     fn crash(&mut self, now: Time, crash: Crash) {
         self.check_map();
         let Some(life) = self.life.take() else { return };
+        self.at_risk_count += at_risk(&life) + if crash.loses_power { self.disk.unflushed_count() } else { 0 };
         // Stores under way may have been done, or in part, or not at all.
         for pending in life.pending.into_values().flatten() {
             let done = self.random.index(pending.payload.len() + 1);
@@ -225,6 +246,10 @@ impl Host {
                 let end = range.start + self.random.index(range.len() + 1);
                 self.disk.write(block.offset() + range.start as u64, &decoded.bytes[range.start..end]);
             }
+        }
+        for range in life.clearing.into_values() {
+            let end = range.start + self.random.index(range.len() + 1);
+            self.disk.clear(range.start..end);
         }
         if crash.loses_power {
             self.disk.lose_power();
@@ -328,6 +353,10 @@ impl Host {
                 *busy = true;
             }
             life.under_way += 1;
+            if let Work::Clear { size, .. } = work {
+                let start = block.offset() as usize;
+                life.clearing.insert(block, start..start + block_size(size, block) as usize);
+            }
             if self.plan.disk.work_time == Duration::ZERO {
                 self.worked(now, work);
             } else {
@@ -358,6 +387,7 @@ impl Host {
                 life.machine.handle_hashed(now, block, Some(zero_block_value(size, block)));
             }
             Work::Clear { .. } => {
+                life.clearing.remove(&block);
                 let cleared = if fails { start..start + (end - start) / 2 } else { start..end };
                 self.disk.clear(cleared);
                 life.machine.handle_cleared(block, !fails);
@@ -396,8 +426,21 @@ impl Host {
             Some(Action::Prepare { manifest, word_count, .. }) => {
                 let known = self.truths.iter().find(|truth| truth.key() == manifest.key());
                 let truth = known.unwrap_or_else(|| panic!("{}: accepted what nobody sends", self.label));
+                if let Some(trust) = &self.plan.trust {
+                    assert!(!truth.signature.is_empty(), "{}: accepted what nobody vouches for", self.label);
+                    let is_good = truth.version >= trust.version_min && manifest.version == truth.version;
+                    assert!(is_good, "{}: accepted version {}", self.label, manifest.version);
+                }
+                self.version = Some(manifest.version);
                 let block_count = truth.size().block_count() as usize;
-                life.truth = Some(Arc::clone(truth));
+                if let Some(old) = life.truth.replace(Arc::clone(truth)) {
+                    assert!(old.version < truth.version, "{}: left for what is no newer", self.label);
+                    // What was asked for until now is void.
+                    self.life_count += 1;
+                    (life.is_prepared, life.verified_count, life.under_way) = (false, 0, 0);
+                    (life.kept, life.decoded, life.pending) = Default::default();
+                    life.timer_at = None;
+                }
                 life.verified = vec![false; block_count];
                 life.busy = vec![false; block_count];
                 let at = now.after(self.plan.disk.prepare_time);
@@ -449,6 +492,11 @@ impl Host {
         let Some(life) = &mut self.life else { return };
         let label = &self.label;
         assert!(life.machine.senders().len() <= SENDER_COUNT_MAX, "{label}: too many streams");
+        let is_about = |truth: &Arc<Truth>| life.machine.manifest().is_some_and(|found| found.key() == truth.key());
+        if life.truth.as_ref().is_some_and(|truth| !is_about(truth)) {
+            // Another object takes its place with the next action.
+            return;
+        }
         let progress = life.machine.progress();
         assert!(progress.held <= progress.size, "{label}: holds more than there is: {progress:?}");
         assert!(progress.blocks_verified >= life.verified_count, "{label}: fewer blocks are verified than before");
@@ -506,6 +554,13 @@ impl Host {
             self.outbox.push((due, HostEvent::Timer));
         }
     }
+}
+
+/// Symbols that are not on the disk, or will not be when others are written over them.
+fn at_risk(life: &Life) -> u64 {
+    let stores: usize = life.pending.values().map(Vec::len).sum();
+    let over: usize = life.decoded.values().map(|decoded| decoded.missing.len()).sum();
+    (stores + life.kept.len() + over) as u64
 }
 
 /// The bytes that an entry is about.

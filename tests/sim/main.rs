@@ -8,11 +8,18 @@ mod disk;
 mod forger;
 mod host;
 mod network;
+mod plan;
 mod random;
 mod scenario;
+mod signed;
+mod steps;
 mod table;
 mod truth;
 mod world;
+
+#[allow(dead_code, reason = "all tests share it, and none uses all of it")]
+#[path = "../keys/signer.rs"]
+mod signer;
 
 use std::panic::catch_unwind;
 use std::sync::Arc;
@@ -337,6 +344,7 @@ fn slow_and_failing_disk_takes_longer_and_no_more() {
         store_failure: Ppm::percent(2),
         work_failure: Ppm::percent(20),
         worker_count: 3,
+        ..GOOD
     };
     run_seeds(3, &scenario);
 }

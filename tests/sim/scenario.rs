@@ -3,22 +3,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use iotupd::receiver::ReceiverConfig;
-use iotupd::sender::Pacing;
+use iotupd::manifest::PublicKey;
+use iotupd::receiver::{ClockUnset, ReceiverConfig, Trust};
+use iotupd::sender::{Fec, Pacing};
 use iotupd::types::{RateBps, SymbolSize, Time};
 
-use crate::disk::{Before, DiskPlan, GOOD};
-use crate::forger::{ForgerPlan, Forgery, HARMFUL, Mask};
+use crate::disk::{Before, DiskPlan, GOOD, PowerPlan};
+use crate::forger::{ForgerPlan, Forgery, HARMFUL, Mask, SIGNATURES};
 use crate::host::{Crash, HostPlan};
 use crate::network::{Faults, Loss, PERFECT};
 use crate::random::{Ppm, Random};
-use crate::truth::Truth;
+use crate::signer::FIRST;
+use crate::truth::{Truth, random_bytes};
 use crate::world::{Expect, IP_OVERHEAD, Restart, Scenario, ServerPlan};
 
 /// Bytes of a block.
 const MIB: u64 = 1 << 20;
 /// Objects smaller than that are sent at the default rate or with a delay, so that a scenario has few packets.
 const SMALL: u64 = 65_536;
+/// The version of signed objects.
+const VERSION: u64 = 7;
 /// Passes after the last fault in which a receiver must have the object, whatever happened before. Without repair symbols 30 % loss
 /// takes ten, and false descriptions, each of which may be followed for a while, take many more.
 const PASS_COUNT_MAX: u32 = 600;
@@ -40,7 +44,22 @@ pub(crate) fn symbol_size(bytes: u16) -> SymbolSize {
 /// A receiver without limits, on a good network with a good disk.
 pub(crate) fn plain_host(join: Time) -> HostPlan {
     let config = ReceiverConfig { size_max: 1 << 40, timeout: None, idle_timeout: None, decode: true };
-    HostPlan { join, faults: PERFECT, disk: GOOD, config, absences: Vec::new(), crashes: Vec::new() }
+    HostPlan {
+        join,
+        faults: PERFECT,
+        disk: GOOD,
+        config,
+        trust: None,
+        absences: Vec::new(),
+        crashes: Vec::new(),
+        crash_at_step: None,
+    }
+}
+
+/// What only the first key vouches for, from a version on.
+pub(crate) fn trust(version_min: u64, seed: u64) -> Trust {
+    let keys = vec![PublicKey::parse(FIRST.public()).expect("a key")];
+    Trust { keys, version_min, compatible: None, clock_unset: ClockUnset::Refuse, seed }
 }
 
 pub(crate) fn plain_server(truth: &Arc<Truth>, pacing: Pacing) -> ServerPlan {
@@ -52,6 +71,7 @@ pub(crate) fn plain_server(truth: &Arc<Truth>, pacing: Pacing) -> ServerPlan {
         start_ppm: 0,
         oversleep: Duration::ZERO,
         restarts: Vec::new(),
+        fec: Fec::OFF,
     }
 }
 
@@ -75,6 +95,8 @@ pub(crate) fn draw(seed: u64) -> Scenario {
 struct Draw {
     random: Random,
     truth: Arc<Truth>,
+    /// Receivers ask for a signature.
+    is_signed: bool,
     symbol_size: SymbolSize,
     /// How long a pass of one server takes.
     pass: Duration,
@@ -90,7 +112,9 @@ impl Draw {
         let mut random = Random::new(!seed);
         let size = object_size(&mut random);
         let zero = random.pick(&[Ppm(0), Ppm(0), Ppm::percent(30), Ppm::percent(80), Ppm::percent(100)]);
-        let truth = Truth::random(&mut random, size, zero);
+        let bytes = random_bytes(&mut random, size, zero);
+        let is_signed = random.chance(Ppm::percent(30));
+        let truth = if is_signed { Truth::signed(bytes, VERSION, &FIRST) } else { Truth::new(bytes) };
         let symbol_size = any_symbol_size(&mut random);
         let (packets, bytes) = truth.round(symbol_size, 44 + u64::from(IP_OVERHEAD));
         let (pacing, pass) = if bytes < SMALL {
@@ -106,7 +130,7 @@ impl Draw {
             (rate(bits_per_second as u64), pass)
         };
         let packet = pass / packets.max(10) as u32;
-        Self { random, truth, symbol_size, pass, packet, pacing, last_fault: Time::default() }
+        Self { random, truth, is_signed, symbol_size, pass, packet, pacing, last_fault: Time::default() }
     }
 
     fn scenario(mut self) -> Scenario {
@@ -122,6 +146,14 @@ impl Draw {
         }
         let host_count = self.random.pick(&[1, 1, 1, 2, 4]);
         let hosts: Vec<_> = (0..host_count).map(|_| self.host()).collect();
+        if self.is_signed && self.often(50) {
+            // Somebody replays what is true no longer, or has yet to be.
+            let size = self.random.below(MIB);
+            let bytes = random_bytes(&mut self.random, size, Ppm(0));
+            let old = Truth::signed(bytes, VERSION - 1, &FIRST);
+            servers.push(plain_server(&old, self.pacing));
+            truths.push(old);
+        }
         let forger_count = self.random.pick(&[0, 0, 0, 1, 2]);
         let mut forgers: Vec<_> = (0..forger_count).map(|_| self.forger()).collect();
         if self.often(40) {
@@ -160,6 +192,7 @@ impl Draw {
             start_ppm,
             oversleep,
             restarts,
+            fec: Fec::OFF,
         }
     }
 
@@ -207,6 +240,7 @@ impl Draw {
             store_failure: self.random.pick(&[Ppm(0), Ppm(0), Ppm(500), Ppm::percent(2)]),
             work_failure: self.random.pick(&[Ppm(0), Ppm(0), Ppm::percent(1), Ppm::percent(10)]),
             worker_count: self.random.within(1..=4) as usize,
+            power: PowerPlan::Hostile,
         }
     }
 
@@ -217,7 +251,8 @@ impl Draw {
         let absence_count = self.random.pick(&[0, 0, 0, 2]);
         let absences = (0..absence_count).map(|_| (self.moment(4), self.random.span(self.pass))).collect();
         let config = ReceiverConfig { decode: self.often(85), ..plain_host(join).config };
-        HostPlan { config, faults: self.faults(), disk: self.disk(), absences, crashes, ..plain_host(join) }
+        let trust = self.is_signed.then(|| trust(VERSION, self.random.bits()));
+        HostPlan { config, faults: self.faults(), disk: self.disk(), trust, absences, crashes, ..plain_host(join) }
     }
 
     fn crash(&mut self) -> Crash {
@@ -241,6 +276,9 @@ impl Draw {
     fn forger(&mut self) -> ForgerPlan {
         let mut kinds: Vec<_> = HARMFUL.into_iter().filter(|_| self.random.chance(Ppm::percent(40))).collect();
         kinds.extend([Forgery::Regrouped, Forgery::Control]);
+        if self.is_signed {
+            kinds.extend(SIGNATURES);
+        }
         let mask = match self.random.below(3) {
             0 => Mask::Own(1),
             1 => Mask::Many(self.random.within(1..=300) as u16),

@@ -15,7 +15,7 @@ use crate::forger::{Forger, ForgerPlan};
 use crate::host::{Host, HostEvent, HostPlan, Outcome};
 use crate::network::Link;
 use crate::random::Random;
-use crate::truth::Truth;
+use crate::truth::{Coded, Truth};
 
 /// Bytes of the IP and UDP headers.
 pub(crate) const IP_OVERHEAD: u32 = 28;
@@ -32,6 +32,7 @@ pub(crate) struct ServerPlan {
     /// It wakes up to so long after it wanted to.
     pub(crate) oversleep: Duration,
     pub(crate) restarts: Vec<Restart>,
+    pub(crate) fec: Fec,
 }
 
 /// A server ends, and starts again from another port at another position.
@@ -74,6 +75,12 @@ pub(crate) struct HostReport {
     pub(crate) counts: Counts,
     pub(crate) senders: Vec<SenderEntry>,
     pub(crate) sessions_changed: u32,
+    /// The version that was accepted last.
+    pub(crate) version: Option<u64>,
+    /// Everything that happened on the host, and the symbols that it took, in all its lives.
+    pub(crate) step_count: u64,
+    pub(crate) symbol_count: u64,
+    pub(crate) at_risk_count: u64,
 }
 
 /// What became of a run.
@@ -123,6 +130,7 @@ impl Ord for Entry {
 struct Server {
     plan: ServerPlan,
     sender: Option<Sender>,
+    content: Coded,
     addr: SocketAddr,
     life: u32,
     bucket: Bucket,
@@ -232,7 +240,15 @@ impl World {
         };
         for (index, plan) in scenario.servers.iter().enumerate() {
             let addr = SocketAddr::from(([192, 0, 2, 1 + (index / 2) as u8], 40_000 + 100 * index as u16));
-            world.servers.push(Server { plan: plan.clone(), sender: None, addr, life: 0, bucket: Bucket::default() });
+            let content = Coded::new(&plan.truth, plan.symbol_size, plan.fec.percent);
+            world.servers.push(Server {
+                plan: plan.clone(),
+                sender: None,
+                content,
+                addr,
+                life: 0,
+                bucket: Bucket::default(),
+            });
             world.push(Time::default(), Event::Start { index, start_ppm: plan.start_ppm });
             for &restart in &plan.restarts {
                 world.push(restart.at, Event::Restart { index, restart });
@@ -284,9 +300,10 @@ impl World {
             ip_overhead: IP_OVERHEAD,
             pacing: server.plan.pacing,
             start_ppm,
-            fec: Fec::OFF,
+            fec: server.plan.fec,
             passes: None,
             manifest_text: server.plan.truth.text.clone(),
+            manifest_signature: server.plan.truth.signature.clone(),
         };
         server.sender = Some(Sender::new(Arc::clone(&server.plan.truth.tree), &config).expect("it can be sent"));
         server.addr.set_port(server.addr.port() + 1);
@@ -301,7 +318,7 @@ impl World {
         loop {
             let server = &mut self.servers[index];
             let Some(sender) = &mut server.sender else { return };
-            let outgoing = match sender.poll(self.now) {
+            let outgoing = match sender.poll_with(self.now, &server.content) {
                 Step::Send(outgoing) => outgoing,
                 Step::Wait(due) => {
                     let life = server.life;
@@ -329,7 +346,7 @@ impl World {
                     let server = &self.servers[index];
                     let sender = server.sender.as_ref().expect("it has just been asked");
                     self.scratch.resize(sender.packet_size(outgoing), 0);
-                    sender.compose(outgoing, &server.plan.truth.bytes, &[], &mut self.scratch);
+                    sender.compose(outgoing, &server.content, &[], &mut self.scratch);
                     Rc::from(self.scratch.as_slice())
                 });
                 let packet = Rc::clone(packet);
@@ -383,6 +400,10 @@ impl World {
             counts: host.last_counts.clone(),
             senders: host.last_senders.clone(),
             sessions_changed: host.sessions_changed,
+            version: host.version,
+            step_count: host.step_count,
+            symbol_count: host.symbol_count,
+            at_risk_count: host.at_risk_count,
         }
     }
 

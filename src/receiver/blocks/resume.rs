@@ -17,6 +17,9 @@ impl Blocks {
         code: CodeId,
         decodes: bool,
     ) {
+        if self.counts_only {
+            return;
+        }
         let slots = Slots::new(self.layout, memory);
         let is_known = slots.is_of(id, code);
         if !reused || !is_known {

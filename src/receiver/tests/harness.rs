@@ -44,6 +44,16 @@ impl Source {
     }
 
     pub(super) fn with_text(content: Vec<u8>, symbol_size: u16, change: impl Fn(&mut Members)) -> Self {
+        Self::signed(content, symbol_size, change, |_| Vec::new())
+    }
+
+    /// One whose text has the signature that `sign` gives it.
+    pub(super) fn signed(
+        content: Vec<u8>,
+        symbol_size: u16,
+        change: impl Fn(&mut Members),
+        sign: impl Fn(&[u8]) -> Vec<u8>,
+    ) -> Self {
         let size = ObjectSize::new(content.len() as u64).unwrap();
         let blocks = (0..).map(BlockIndex).zip(content.chunks(MIB));
         let values = blocks.map(|(block, bytes)| block_value(size, block, bytes)).collect();
@@ -52,6 +62,7 @@ impl Source {
         let digest = tree.digest();
         let mut members = Members::new(digest, size, DisplayName::new("object.bin").unwrap());
         change(&mut members);
+        let manifest_text = members.manifest().unwrap().to_text().into_bytes();
         let config = SenderConfig {
             symbol_size: SymbolSize::new(symbol_size).unwrap(),
             payload_size_max: u32::from(symbol_size).max(1152),
@@ -60,7 +71,8 @@ impl Source {
             start_ppm: 0,
             fec: Fec::OFF,
             passes: None,
-            manifest_text: members.manifest().unwrap().to_text().into_bytes(),
+            manifest_signature: sign(&manifest_text),
+            manifest_text,
         };
         Self { sender: Sender::new(tree, &config).unwrap(), content, digest }
     }
@@ -147,6 +159,7 @@ pub(super) struct Sink {
     /// Symbols that may be kept.
     pub(super) kept_max: usize,
     decoded: Option<Vec<u8>>,
+    is_prepared: bool,
 }
 
 impl Sink {
@@ -155,7 +168,10 @@ impl Sink {
     }
 
     pub(super) fn with(config: ReceiverConfig) -> Self {
-        let receiver = Receiver::new(Time::default(), config);
+        Self::of(Receiver::new(Time::default(), config))
+    }
+
+    pub(super) fn of(receiver: Receiver) -> Self {
         let (stores, notices, works) = (vec![], vec![], vec![]);
         let (map, kept) = (Arc::default(), vec![]);
         Self {
@@ -170,6 +186,7 @@ impl Sink {
             kept,
             kept_max: usize::MAX,
             decoded: None,
+            is_prepared: false,
         }
     }
 
@@ -228,6 +245,11 @@ impl Sink {
         while let Some(action) = self.receiver.poll_action() {
             match action {
                 Action::Prepare { manifest, word_count, .. } => {
+                    if std::mem::replace(&mut self.is_prepared, true) {
+                        // Another object takes the place of the one before.
+                        (self.kept, self.stores, self.decoded) = (vec![], vec![], None);
+                        self.disk.clear();
+                    }
                     self.disk.resize(usize::try_from(manifest.size.bytes()).unwrap(), 0);
                     let memory = self.memory(word_count);
                     let early = self.receiver.handle_prepared(now, self.is_reused, memory);

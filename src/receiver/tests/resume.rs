@@ -10,7 +10,7 @@ use super::*;
 /// Words before the marks of a map.
 const HEADER_WORDS: usize = 16;
 
-/// A receiver of 2 MiB that was killed after it had all of block 0 and every third symbol of block 1.
+/// A receiver that was killed after it had all of block 0 and every third symbol of block 1.
 fn killed(source: &Source) -> Sink {
     let mut sink = Sink::prepared(source);
     sink.feed(at(0), host(1), &source.hashes());
@@ -105,6 +105,59 @@ fn map_of_another_object_or_symbol_size_is_forgotten() {
     let mut sink = killed(&source);
     (sink.is_reused, source) = (true, Source::new(source.content, 1408));
     sink.complete(at(1), host(1), &mut source);
+}
+
+/// Without a map for this symbol size any block may be right, and that is noted in the new map before anything comes.
+#[test]
+fn verified_block_outlives_a_restart_with_another_symbol_size_and_a_kill_before_its_hashes() {
+    let mut source = Source::new(content(2 * MIB, &[]), 1408);
+    let mut sink = killed(&Source::new(source.content.clone(), 1152));
+    sink.feed(at(1), host(1), &source.manifest());
+    assert_eq!(sink.feed(at(1), host(1), &source.data(0, 7)), Verdict::Dropped(DropReason::Done));
+    sink.restart();
+    sink.feed(at(2), host(1), &source.manifest());
+    sink.feed(at(2), host(1), &source.hashes());
+    assert_eq!((sink.receiver.progress().blocks_verified, sink.notices.len()), (1, 0));
+    sink.complete(at(2), host(1), &mut source);
+    assert!(sink.stores.iter().all(|store| store.block == BlockIndex(1)), "block 0 was not received again");
+}
+
+/// Whether or not another kill follows.
+#[test]
+fn block_that_the_map_marks_as_verified_outlives_a_session_change_by_silence() {
+    let source = Source::new(content(2 * MIB, &[]), 1408);
+    let mut successor = Source::new(source.content.clone(), 1152);
+    for is_killed_again in [false, true] {
+        let mut sink = killed(&source);
+        sink.feed(at(1), host(1), &source.manifest());
+        sink.feed(at(5), host(1), &successor.manifest());
+        sink.feed(at(7), host(1), &successor.data(0, 7));
+        assert_eq!(sink.notices, [Notice::SessionChanged(SymbolSize::new(1152).unwrap())]);
+        let verdict = sink.feed(at(7), host(1), &successor.data(0, 7));
+        assert_eq!(verdict, Verdict::Dropped(DropReason::Done), "its digest comes first");
+        if is_killed_again {
+            sink.restart();
+            sink.feed(at(8), host(1), &successor.manifest());
+        }
+        sink.feed(at(8), host(1), &successor.hashes());
+        assert_eq!(sink.receiver.progress().blocks_verified, 1);
+        sink.complete(at(8), host(1), &mut successor);
+        assert!(sink.stores.iter().all(|store| store.block == BlockIndex(1)), "block 0 was not received again");
+    }
+}
+
+/// Nobody knows who sent what the map claims.
+#[test]
+fn stream_that_adds_to_what_the_map_claims_is_not_credited_with_the_block() {
+    let source = Source::new(content(3 * MIB, &[]), 1408);
+    let mut sink = killed(&source);
+    sink.feed(at(1), host(1), &source.manifest());
+    sink.feed(at(1), host(1), &source.hashes());
+    let credits = |sink: &Sink| sink.receiver.senders().iter().map(|entry| entry.verified_alone).collect::<Vec<_>>();
+    sink.feed_block(at(1), host(2), &source, 1);
+    assert_eq!((sink.receiver.progress().blocks_verified, credits(&sink)), (2, vec![0, 0]));
+    sink.feed_block(at(1), host(2), &source, 2);
+    assert_eq!(credits(&sink), [0, 1], "this one it gave alone");
 }
 
 /// A target that is new has nothing of what an old map says.

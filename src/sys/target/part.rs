@@ -273,7 +273,7 @@ fn move_aside(path: &Path, part: &Path, owner: &str) -> Result<PathBuf, Failure>
 }
 
 /// Renames, but never onto something that is there.
-fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
+pub(super) fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
     let (old, new) = (CString::new(from.as_os_str().as_bytes())?, CString::new(to.as_os_str().as_bytes())?);
     let (here, flags) = (c_long::from(libc::AT_FDCWD), c_long::from(libc::RENAME_NOREPLACE));
     // SAFETY: both names end in a zero byte and live until the call returns; not all C libraries have a function for the call.

@@ -1,0 +1,80 @@
+"""Files of results: tab-separated tables below notes that name the machine.
+
+    # what: packets per second ...
+    # machine: 2 x ...
+    engine<TAB>pkt_delay_us<TAB>...
+    uring<TAB>5<TAB>...
+
+`cargo bench`, scripts/bench-netns and scripts/pacing write them; scripts/plot reads them.
+"""
+
+import os
+import pathlib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+KEPT = ROOT / "docs/results"
+
+
+class BadResults(Exception):
+    """A file of results that cannot be understood."""
+
+
+def parse(text):
+    """The notes by name, and the rows, each a value by column.
+
+    >>> notes, rows = parse("# machine: a box\\nrate\\terror\\n1\\t0.5\\n2\\t\\n")
+    >>> notes
+    {'machine': 'a box'}
+    >>> rows
+    [{'rate': '1', 'error': '0.5'}, {'rate': '2', 'error': ''}]
+    >>> parse("# machine: a box\\nrate\\terror\\n1\\n")
+    Traceback (most recent call last):
+    bench_results.BadResults: line 3 has 1 values for 2 columns
+    >>> parse("# machine: a box\\n")
+    Traceback (most recent call last):
+    bench_results.BadResults: no table
+    """
+    notes, columns, rows = {}, None, []
+    for number, line in enumerate(text.splitlines(), 1):
+        if columns is None and line.startswith("#"):
+            name, _, value = line[1:].partition(":")
+            notes[name.strip()] = value.strip()
+        elif columns is None:
+            columns = line.split("\t")
+        else:
+            values = line.split("\t")
+            if len(values) != len(columns):
+                raise BadResults(f"line {number} has {len(values)} values for {len(columns)} columns")
+            rows.append(dict(zip(columns, values)))
+    if columns is None:
+        raise BadResults("no table")
+    return notes, rows
+
+
+def to_text(notes, columns, rows):
+    """What parse() understands.
+
+    >>> parse(to_text({"machine": "a box"}, ["a", "b"], [{"a": 1, "b": "x"}]))
+    ({'machine': 'a box'}, [{'a': '1', 'b': 'x'}])
+    """
+    lines = [f"# {name}: {value}" for name, value in notes.items()]
+    lines.append("\t".join(columns))
+    lines += ["\t".join(str(row[column]) for column in columns) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def read(path):
+    """The notes and rows of a file."""
+    try:
+        return parse(path.read_text())
+    except BadResults as error:
+        raise BadResults(f"{path}: {error}") from None
+
+
+def write(path, notes, columns, rows):
+    """Writes a file, and its folder if need be. They belong to who is behind sudo."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(to_text(notes, columns, rows))
+    if "SUDO_UID" in os.environ:
+        for made in (path.parent, path):
+            os.chown(made, int(os.environ["SUDO_UID"]), int(os.environ.get("SUDO_GID", -1)))

@@ -1,0 +1,67 @@
+//! Sending from a packet image: receivers cannot tell, and nothing of it is left behind.
+
+use std::fs;
+use std::path::Path;
+
+use crate::files::{Content, MIB, assert_same, make};
+use crate::lab::{Family, Lab};
+use crate::run::{IOTUPD, Process, count, receive, serve, text};
+
+/// Files in a folder of the cache, by size.
+fn largest_file_in(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).expect("the cache folder is there");
+    entries.map(|entry| entry.expect("an entry").metadata().expect("its size").len()).max().unwrap_or(0)
+}
+
+#[test]
+fn image_serves_receivers_that_are_there_and_those_that_come_late() {
+    for (family, fec, servers) in [(Family::V4, "0", "1"), (Family::V6, "50%", "2")] {
+        let mut lab = Lab::new();
+        let (server_host, early_host, late_host) = (lab.host(), lab.host(), lab.host());
+        lab.disable_offloads(&late_host);
+        late_host.lose(50);
+        let source = make(&lab, "source", Content::Random { size: 8 * MIB + 12_345, seed: 5 });
+        let early = receive(&early_host, &lab.path("early"), family.group());
+        let _ = early.wait_for_event("listening");
+        let options = ["--image", "on", "--rate", "200M", "--fec", fec, "--virtual-servers", servers];
+        let server = serve(&lab, &server_host, &source, family.group(), &options);
+        assert!(server.wait_for_event("sending")["image"] == true);
+        let _ = early.wait().completed();
+        assert_same(&lab.path("early"), &source);
+        // By now every packet is in the image: all that this one gets comes from there.
+        let sent_before = server.wait_for_event("status");
+        let late = receive(&late_host, &lab.path("late"), family.group()).wait();
+        let end = late.completed();
+        assert_same(&lab.path("late"), &source);
+        assert_eq!(count(&end["counts"], "blocks_failed"), 0);
+        assert!(largest_file_in(&lab.path("cache")) < MIB, "the image has no name");
+        let end = server.terminate();
+        let sent = count(end.end(), "image_sent");
+        assert!(sent > 0, "{sent} messages, {sent_before}");
+    }
+}
+
+#[test]
+fn image_that_does_not_fit_is_refused_with_what_would_fit() {
+    let mut lab = Lab::new();
+    let host = lab.host();
+    let disk = lab.small_disk("small", 6 * MIB);
+    let source = make(&lab, "source", Content::Random { size: 8 * MIB, seed: 6 });
+    let mut command = host.command(IOTUPD);
+    command.args(["--json", "-i", "eth0", "--fec", "0", "--image", "on", "--cache-dir"]).arg(disk.path("cache"));
+    let ended = Process::spawn(command.arg(&source).arg(Family::V4.group())).wait();
+    assert_eq!(ended.exit, Some(73), "{}", ended.stderr);
+    let message = text(ended.end(), "message");
+    assert!(!message.contains('\n') && message.contains("packet image") && message.contains("--image"), "{message}");
+}
+
+#[test]
+fn server_that_is_killed_leaves_no_image() {
+    let mut lab = Lab::new();
+    let host = lab.host();
+    let source = make(&lab, "source", Content::Random { size: 4 * MIB, seed: 7 });
+    let server = serve(&lab, &host, &source, Family::V4.group(), &["--image", "on", "--rate", "100M", "--fec", "0"]);
+    let _ = server.wait_for_event("sending");
+    server.kill();
+    assert!(largest_file_in(&lab.path("cache")) < MIB);
+}
