@@ -343,7 +343,8 @@ fn service_that_goes_away_is_said_and_comes_back() {
 
 #[test]
 fn hopeless_answers_are_failures_at_once() {
-    let cases: [(&str, fn(&mut World)); 8] = [
+    type Spoil = fn(&mut World);
+    let cases: [(&str, Spoil); 8] = [
         ("NXDOMAIN", |world| {
             let answer = Answer::Missing { no_name: true, ttl: seconds(9) };
             world.fail(SERVICE_TEXT, QuestionKind::Servers, Ok(answer));
