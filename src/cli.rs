@@ -2,6 +2,7 @@
 //! (the interface, its MTU, its speed) are left to `drive`.
 
 mod group;
+mod sources;
 mod units;
 mod when;
 
@@ -14,6 +15,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use group::GroupArg;
+pub use sources::{HostName, SourceArg, SourceArgs};
 pub use units::{ByteCount, Percent, RateArg};
 pub use when::When;
 
@@ -27,7 +29,8 @@ const MTU_MIN: i64 = PACKET_OVERHEAD as i64 + SYMBOL_SIZE_MIN as i64;
 const GROUP_HELP: &str = "The multicast group: 239.1.2.3, 239.1.2.3:4242, ff12::42, [ff12::42]:4242 or [ff12::42%eth0]:4242 \
     (default port 4242)";
 
-const RECEIVER_USAGE: &str = "iotupc [OPTIONS] <FILE> <GROUP>\n       iotupc [OPTIONS] --discard <GROUP>";
+const RECEIVER_USAGE: &str = "iotupc [OPTIONS] <FILE> <GROUP>\n       iotupc [OPTIONS] <FILE> --srv <DOMAIN>\n       \
+    iotupc [OPTIONS] --discard <GROUP>";
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 complete, 64 usage, 65 bad data, 66 input missing or unreadable, 69 no source or nothing received, \
@@ -176,9 +179,9 @@ pub struct ReceiverArgs {
     /// printed in order, as they are verified
     #[arg(required_unless_present = "discard")]
     file: Option<PathBuf>,
-    /// The multicast group and port, and for IPv6 perhaps the interface
-    #[arg(value_parser = group::parse, help = GROUP_HELP, required_unless_present = "discard")]
-    group: Option<GroupArg>,
+    /// Whom to hear
+    #[command(flatten)]
+    sources: SourceArgs,
     /// The network interface, by name, number or address (default: the only one that can multicast)
     #[arg(short, long, value_name = "IF")]
     pub interface: Option<String>,
@@ -239,8 +242,8 @@ pub struct ReceiverArgs {
 pub struct Places {
     /// The file to write; `None`: what comes is only counted.
     pub file: Option<PathBuf>,
-    /// The group.
-    pub group: GroupArg,
+    /// Whom to hear.
+    pub sources: SourceArgs,
 }
 
 /// What a clock is good for that has obviously not been set.
@@ -255,21 +258,17 @@ pub enum ClockUnsetArg {
 impl ReceiverArgs {
     /// Checks what no single option shows.
     pub fn places(&self) -> Result<Places, Failure> {
-        let group = match (&self.file, &self.group) {
-            (_, Some(group)) => group.clone(),
+        let mut sources = self.sources.clone();
+        if sources.group.is_none() && sources.srv.is_none() {
             // With --discard, a word that stands alone is GROUP.
-            (Some(word), None) => group_of(&word.to_string_lossy())?,
-            (None, None) => {
+            let Some(word) = &self.file else {
                 return Err(Failure::new(Exit::Usage, "command line", "<GROUP> is missing").remedy("see --help"));
-            }
-        };
-        if group.is_source_specific() {
-            let what = format!("join {group}");
-            return Err(Failure::new(Exit::Usage, what, "a source-specific group cannot be joined without its source")
-                .remedy("choose a group in 239.0.0.0/8 or ff15::/16"));
+            };
+            sources.group = Some(group_of(&word.to_string_lossy())?);
         }
+        sources.check()?;
         self.check_output()?;
-        Ok(Places { file: self.file.clone().filter(|_| !self.discard), group })
+        Ok(Places { file: self.file.clone().filter(|_| !self.discard), sources })
     }
 
     /// Whether FILE is standard output. A file of that name is `./-`.
@@ -423,15 +422,43 @@ mod tests {
     }
 
     #[test]
-    fn file_is_needed_unless_what_comes_is_discarded() {
-        let group = group::parse("239.1.1.1").unwrap();
-        let (kept, discarded) =
-            (Places { file: Some("file".into()), group: group.clone() }, Places { file: None, group });
-        assert_eq!(receiver(&["file", "239.1.1.1"]), Ok(kept));
-        for words in [["--discard", "239.1.1.1"], ["239.1.1.1", "--discard"]] {
-            assert_eq!(receiver(&words), Ok(discarded.clone()));
+    fn receiver_needs_a_group_or_a_domain_and_a_source_where_the_group_does() {
+        assert!(receiver(&["file", "239.1.1.1"]).is_ok());
+        assert!(receiver(&["file", "239.1.1.1", "--source", "192.0.2.1"]).is_ok());
+        assert!(receiver(&["file", "232.1.1.1", "--source", "192.0.2.1", "--source", "a.test"]).is_ok());
+        assert!(receiver(&["file", "ff3e::8000:1", "--source", "2001:db8::1"]).is_ok());
+        assert!(receiver(&["file", "--srv", "updates.test"]).is_ok());
+        assert!(receiver(&["file", "232.1.1.1", "--srv", "updates.test", "--srv-count", "2"]).is_ok());
+        for (words, cause) in [
+            (&["file"][..], "<GROUP>"),
+            (&["file", "--source", "192.0.2.1"], "<GROUP>"),
+            (&["file", "232.1.1.1"], "--source"),
+            (&["file", "ff3e::8000:1"], "--srv"),
+            (&["file", "232.1.1.1", "--source", "2001:db8::1"], "IPv6"),
+            (&["file", "ff3e::8000:1", "--source", "192.0.2.1"], "IPv4"),
+            (&["file", "239.1.1.1", "--source", "192.0.2.1", "--srv", "a.test"], "--srv"),
+            (&["file", "--srv", "192.0.2.1"], "192.0.2.1"),
+            (&["file", "239.1.1.1", "--srv-count", "2"], "--srv"),
+            (&["file", "--srv", "a.test", "--srv-count", "9"], "9"),
+            (&["file", "--srv", "a.test", "--dns-server", "b.test"], "b.test"),
+        ] {
+            let said = receiver(words).unwrap_err();
+            assert!(!said.contains('\n') && said.contains(cause), "{words:?}: {said}");
         }
-        assert_eq!(receiver(&["file", "--discard", "239.1.1.1"]), Ok(discarded));
+    }
+
+    #[test]
+    fn file_is_needed_unless_what_comes_is_discarded() {
+        let places = |words: &[&str]| receiver(words).map(|places| (places.file, places.sources.group));
+        let group = Some(group::parse("239.1.1.1").unwrap());
+        let (kept, discarded) = (Some(PathBuf::from("file")), None);
+        assert_eq!(places(&["file", "239.1.1.1"]), Ok((kept, group.clone())));
+        for words in [&["--discard", "239.1.1.1"][..], &["239.1.1.1", "--discard"], &["file", "--discard", "239.1.1.1"]]
+        {
+            assert_eq!(places(words), Ok((discarded.clone(), group.clone())));
+        }
+        assert_eq!(places(&["--discard", "--srv", "updates.test"]), Ok((None, None)));
+        assert!(receiver(&["--discard", "232.1.1.1", "--source", "192.0.2.1"]).is_ok());
         for (words, cause) in [
             (&["239.1.1.1"][..], "<GROUP>"),
             (&[], "<FILE>"),

@@ -10,6 +10,7 @@
 //!
 //! ```text
 //! bin ─► cli, drive ─► sender, receiver ─► wire ─► manifest ─► digest ─► object ─► types, limits, failure
+//!               ├────► discovery ───────────────────────────────────────────────► types, limits, failure
 //!               ├────► fec ────────────────────────────────────────────► object
 //!               └────► sys ──────────────────────────────────────────────────────► types, limits, failure
 //! ```
@@ -19,6 +20,7 @@
 //! - The **protocol** (`wire` to `sender` and `receiver`) is sans-I/O: it takes time, bytes and completions as arguments, and
 //!   answers with values. It has no clock, socket, file, thread or global, so that any number of senders and receivers can run
 //!   in one deterministic simulation (`tests/sim`).
+//! - **`discovery`** is sans-I/O as well: DNS answers and what was heard go in, questions and sources to join come out.
 //! - **`fec`** is the erasure code of one block: repair symbols for the sender, whole blocks for the receiver's workers.
 //! - The **kernel** (`sys`) is all that is `unsafe`: sockets, maps, target files, the clock, signals. It knows no packet.
 //! - **`drive`** joins the two: one loop that sends, one that receives, and one that only counts what comes (`drive::discard`).
@@ -44,6 +46,10 @@
 //! Where all this goes (`sys::Output`, and `sys::Target` once it is known what comes) may also be a block device, which is read back past
 //! the page cache before a block counts, or an unnamed file, from which `drive::printer` prints verified blocks in order.
 //!
+//! `drive::listen` holds the sockets of a receiver: one for each group and port. It joins whoever sends, or the sources that
+//! `discovery` chooses; `drive::dns` asks its questions on a thread of its own. It follows the interface through the kernel's news
+//! (`sys::LinkWatch`), and joins anew when that has come back or changed.
+//!
 //! # What is written where
 //!
 //! | file | content | trusted |
@@ -68,6 +74,7 @@ pub mod manifest;
 pub mod object;
 pub mod wire;
 
+pub mod discovery;
 pub mod receiver;
 pub mod sender;
 

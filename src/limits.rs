@@ -118,6 +118,46 @@ pub const DESCRIPTION_SILENCE_MAX: Duration = Duration::from_secs(5);
 /// Nothing has come for so long: say so and name the likely causes.
 pub const SILENCE_NOTICE: Duration = Duration::from_secs(5);
 
+/// Servers of one domain that are used, the best first: more would be tried one after another for too long. IPv4 takes no more than 10
+/// sources of one group unless the kernel is told otherwise.
+pub const SERVER_COUNT_MAX: usize = 8;
+/// Addresses of one name that are used, of each family.
+pub const ADDRESS_COUNT_MAX: usize = 4;
+/// Sources that can be named on the command line: as many as IPv6 takes of one group.
+pub const SOURCE_COUNT_MAX: usize = 64;
+/// A source of which nothing useful has come for so long is silent, and the next is joined. With a look at it every tenth of a second that
+/// is within 5 s.
+pub const SOURCE_SILENCE_MAX: Duration = Duration::from_secs(3);
+/// A better source must have been heard for so long before a worse one is left.
+pub const SOURCE_RETURN_MIN: Duration = Duration::from_secs(1);
+/// Between two attempts to join a source that could not be joined.
+pub const JOIN_RETRY_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Records of one DNS answer at most: more than any server has use for.
+pub const DNS_RECORD_COUNT_MAX: usize = 256;
+/// Aliases (CNAME) that are followed within one answer.
+pub const DNS_ALIAS_COUNT_MAX: usize = 8;
+/// DNS servers that are asked, as many as resolv.conf(5) may name.
+pub const DNS_SERVER_COUNT_MAX: usize = 3;
+/// How long a DNS server may take to answer, the first time it is asked and the second.
+pub const DNS_ANSWER_TIMES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(2)];
+/// How long a DNS server may take for everything that TCP needs.
+pub const DNS_STREAM_TIME: Duration = Duration::from_secs(3);
+/// A TTL of 0 asks for this one instead: whoever uses records for a while cannot ask all the time.
+pub const DNS_TTL_ZERO: Duration = Duration::from_secs(5);
+/// Records are asked for again at least so often.
+pub const DNS_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+/// How long it is believed that there is no record where the answer does not say (RFC 2308 has it say so).
+pub const DNS_MISSING_TTL_DEFAULT: Duration = Duration::from_secs(30);
+/// How long it is believed at most, whatever the answer says: receivers wait for the record.
+pub const DNS_MISSING_TTL_MAX: Duration = Duration::from_secs(300);
+/// Before a lookup that failed is tried again the first time; then twice as long each time.
+pub const DNS_BACKOFF_MIN: Duration = Duration::from_secs(1);
+/// The longest such wait.
+pub const DNS_BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// Failed lookups of one question before a receiver that knows no source gives up.
+pub const DNS_ATTEMPT_COUNT_MAX: u32 = 3;
+
 /// Of the manifests from addresses that have sent an authentic one, and of all others, one each is verified in so long: 200 a second
 /// together, which is 1 to 2 % of a core of a server, and a third of one of a small device.
 pub const VERIFY_INTERVAL: Duration = Duration::from_millis(10);
@@ -150,6 +190,8 @@ pub const RECEIVE_BUFFER_SIZE: usize = 65_536;
 /// The socket's receive buffer that is asked for: 64 MiB hold some 30 ms at 10 Gbit/s, as the kernel counts, and
 /// none of it is taken before it is needed. With 16 MiB a receiver on two busy cores lost a tenth at that rate, with 64 MiB nothing.
 pub const SOCKET_RECEIVE_BUFFER_SIZE: usize = 64 << 20;
+/// Groups and ports that a receiver hears at once: each server of a domain may have its own of each family.
+pub const RECEIVE_SOCKET_COUNT_MAX: usize = 2 * SERVER_COUNT_MAX;
 /// Segments of one GSO message at most (UDP_MAX_SEGMENTS of Linux 5.x is 64; 6.9 and later take 128).
 pub const GSO_SEGMENT_COUNT_MAX: usize = 64;
 /// Payload bytes of one GSO message at most: an IPv6 datagram's worth.

@@ -10,11 +10,16 @@ pub mod device;
 pub mod error_queue;
 #[allow(unsafe_code)]
 pub mod interface;
+pub mod link_watch;
+#[allow(unsafe_code)]
+mod membership;
 #[allow(unsafe_code)]
 pub mod memory;
 pub mod output;
 #[allow(unsafe_code)]
 pub mod processors;
+#[allow(unsafe_code)]
+pub mod random;
 #[allow(unsafe_code)]
 pub mod receive_socket;
 #[allow(unsafe_code)]
@@ -37,6 +42,7 @@ pub mod uring_socket;
 pub use device::{Device, ReadBack};
 pub use error_queue::QueuedErrors;
 pub use interface::Interface;
+pub use link_watch::LinkWatch;
 pub use output::{Output, OutputKind};
 pub use receive_socket::{ReceiveOptions, ReceiveSocket};
 pub use scratch::{Scratch, ScratchSlots, free_space};

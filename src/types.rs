@@ -14,8 +14,12 @@
 //!
 //! `packet` is ours, `datagram` is UDP's. A host that sends is a `sender_addr`. Never reads a clock, never allocates.
 
+mod group;
+
 use std::fmt;
 use std::time::Duration;
+
+pub use group::{is_source_specific, unusable_group, unusable_source};
 
 use crate::limits::{BLOCK_SIZE, OBJECT_SIZE_MAX, POSITION_MAX, SYMBOL_SIZE_MAX, SYMBOL_SIZE_MIN};
 

@@ -2,8 +2,10 @@
 
 use std::process::ExitCode;
 
-use iotupd::cli::{ClockUnsetArg, Parsed, Places, ReceiverArgs, parse};
+use iotupd::cli::{ClockUnsetArg, Parsed, Places, ReceiverArgs, SourceArg, SourceArgs, parse};
+use iotupd::discovery::{Origin, SourceName, service_of};
 use iotupd::drive::discard::{DiscardOptions, discard};
+use iotupd::drive::listen::{Heard, ListenOptions};
 use iotupd::drive::receive::{ReceiveFileOptions, receive};
 use iotupd::drive::{Report, TrustOptions, run as run_reported};
 use iotupd::failure::{Exit, Failure};
@@ -21,20 +23,14 @@ fn run() -> Result<Exit, Failure> {
         Parsed::Run(args) => args,
         Parsed::Text(text) => return iotupd::drive::print(&text),
     };
-    let Places { file, group } = args.places()?;
+    let Places { file, sources } = args.places()?;
+    let listen = listen_options(sources, args.interface.clone())?;
     let (size_max, decode) = (args.max_size.map(|size| size.0), !args.no_decode);
     let report = &mut Report::new(PROGRAM, args.json);
     let is_stdout = args.is_stdout();
     let Some(file) = file else {
-        let options = DiscardOptions {
-            group: group.addr,
-            zone: group.zone,
-            interface: args.interface,
-            timeout: args.timeout,
-            idle_timeout: args.idle_timeout,
-            size_max,
-            decode,
-        };
+        let options =
+            DiscardOptions { listen, timeout: args.timeout, idle_timeout: args.idle_timeout, size_max, decode };
         return run_reported(report, |report| discard(&options, report));
     };
     let output = match is_stdout {
@@ -46,9 +42,7 @@ fn run() -> Result<Exit, Failure> {
         file,
         output,
         assume_yes: args.yes,
-        group: group.addr,
-        zone: group.zone,
-        interface: args.interface,
+        listen,
         timeout: args.timeout,
         idle_timeout: args.idle_timeout,
         size_max,
@@ -65,4 +59,33 @@ fn run() -> Result<Exit, Failure> {
         }),
     };
     run_reported(report, |report| receive(&options, report))
+}
+
+fn listen_options(args: SourceArgs, interface: Option<String>) -> Result<ListenOptions, Failure> {
+    let source = |source| match source {
+        SourceArg::Address(address) => SourceName::Address(address),
+        SourceArg::Host(name) => SourceName::Host(name),
+    };
+    let group = args.group.as_ref();
+    let heard = match (&args.srv, group) {
+        (None, Some(group)) if args.sources.is_empty() => Heard::Anyone(group.addr),
+        (None, Some(group)) => Heard::Sources(Origin::Sources {
+            group: group.addr,
+            sources: args.sources.into_iter().map(source).collect(),
+        }),
+        (Some(domain), _) => Heard::Sources(Origin::Domain {
+            service: service_of(domain).map_err(|cause| Failure::new(Exit::Usage, "--srv", cause))?,
+            group: group.map(|group| group.addr.ip()),
+            port: group.filter(|group| group.has_port).map(|group| group.addr.port()),
+            server_count: args.srv_count.into(),
+        }),
+        (None, None) => return Err(Failure::new(Exit::Usage, "receive", "neither a group nor a domain is named")),
+    };
+    Ok(ListenOptions {
+        heard,
+        zone: args.group.and_then(|group| group.zone),
+        interface,
+        wait_for_interface: args.wait_for_interface,
+        dns_servers: args.dns_servers,
+    })
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::types::{is_source_specific, unusable_group};
+
 /// The port where none is given.
 const PORT_DEFAULT: u16 = 4242;
 
@@ -11,6 +13,8 @@ const PORT_DEFAULT: u16 = 4242;
 pub struct GroupArg {
     /// The address and port.
     pub addr: SocketAddr,
+    /// The port was written, and is not the default.
+    pub has_port: bool,
     /// The interface named in the address (RFC 4007, section 11), as in `ff12::42%eth0`.
     pub zone: Option<String>,
 }
@@ -19,11 +23,7 @@ impl GroupArg {
     /// Whether the group is reserved for source-specific multicast (RFC 4607, section 1).
     #[must_use]
     pub fn is_source_specific(&self) -> bool {
-        match self.addr.ip() {
-            IpAddr::V4(group) => group.octets()[0] == 232,
-            // ff3x::/32: flags P and T set, and no network prefix.
-            IpAddr::V6(group) => group.segments()[0] & 0xfff0 == 0xff30 && group.segments()[1] == 0,
-        }
+        is_source_specific(self.addr.ip())
     }
 }
 
@@ -39,39 +39,36 @@ impl fmt::Display for GroupArg {
 /// Reads a group.
 pub(super) fn parse(text: &str) -> Result<GroupArg, String> {
     let (address, zone, port) = split(text)?;
-    let unusable = match address {
-        _ if !address.is_multicast() => Some("is not a multicast group (224.0.0.0/4 or ff00::/8)"),
-        IpAddr::V4(group) if is_link_control(group) => Some("is reserved for the link's own protocols (224.0.0.0/24)"),
-        IpAddr::V6(group) if is_well_known(group) => Some("is the group of all nodes or routers"),
-        _ if port == 0 => Some("has port 0"),
-        _ => None,
-    };
+    let unusable = unusable_group(address).or((port == Some(0)).then_some("has port 0"));
     match unusable {
         Some(cause) => Err(format!("{address} {cause}")),
-        None => Ok(GroupArg { addr: SocketAddr::new(address, port), zone }),
+        None => {
+            let addr = SocketAddr::new(address, port.unwrap_or(PORT_DEFAULT));
+            Ok(GroupArg { addr, has_port: port.is_some(), zone })
+        }
     }
 }
 
 /// The parts of `a.b.c.d`, `a.b.c.d:port`, `v6`, `v6%zone`, `[v6]:port` or `[v6%zone]:port`.
-fn split(text: &str) -> Result<(IpAddr, Option<String>, u16), String> {
+fn split(text: &str) -> Result<(IpAddr, Option<String>, Option<u16>), String> {
     if let Ok(address) = text.parse::<Ipv4Addr>() {
-        return Ok((address.into(), None, PORT_DEFAULT));
+        return Ok((address.into(), None, None));
     }
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (host, after) = rest.split_once(']').ok_or("a ']' is missing")?;
             let port = match after {
-                "" => PORT_DEFAULT,
-                _ => parse_port(after.strip_prefix(':').ok_or("after ']' only ':' and a port may follow")?)?,
+                "" => None,
+                _ => Some(parse_port(after.strip_prefix(':').ok_or("after ']' only ':' and a port may follow")?)?),
             };
             (host, port)
         }
         None if text.matches(':').count() == 1 => {
             let (host, port) = text.split_once(':').unwrap_or((text, ""));
             let address = host.parse::<Ipv4Addr>().map_err(|_| format!("{host} is not an IPv4 address"))?;
-            return Ok((address.into(), None, parse_port(port)?));
+            return Ok((address.into(), None, Some(parse_port(port)?)));
         }
-        None => (text, PORT_DEFAULT),
+        None => (text, None),
     };
     let (address, zone) = match host.split_once('%') {
         Some((_, "")) => return Err("an interface is missing after '%'".into()),
@@ -84,14 +81,6 @@ fn split(text: &str) -> Result<(IpAddr, Option<String>, u16), String> {
 
 fn parse_port(text: &str) -> Result<u16, String> {
     text.parse().map_err(|_| format!("{text} is not a port (1 to 65535)"))
-}
-
-fn is_link_control(group: Ipv4Addr) -> bool {
-    matches!(group.octets(), [224, 0, 0, _])
-}
-
-fn is_well_known(group: Ipv6Addr) -> bool {
-    matches!(group.segments(), [first, 0, 0, 0, 0, 0, 0, 1 | 2] if first & 0xfff0 == 0xff00)
 }
 
 #[cfg(test)]
@@ -133,9 +122,11 @@ mod tests {
     }
 
     #[test]
-    fn source_specific_ranges_are_known() {
-        let is = |text: &str| parse(text).unwrap().is_source_specific();
-        assert!(is("232.1.1.1") && is("ff3e::8000:42") && is("ff32::1:42"));
-        assert!(!is("239.1.1.1") && !is("ff12::42") && !is("ff3e:40:2001:db8::42"));
+    fn port_that_is_written_is_told_from_the_default() {
+        for (text, has_port) in
+            [("239.1.2.3", false), ("239.1.2.3:4242", true), ("[ff12::42]", false), ("[ff12::42]:9", true)]
+        {
+            assert_eq!(parse(text).unwrap().has_port, has_port, "{text}");
+        }
     }
 }

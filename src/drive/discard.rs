@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::end;
+use super::listen::{ListenOptions, Listener};
 use super::report::{self, Report};
-use super::{choose, end};
 use crate::digest::zero_block_value;
 use crate::failure::{Exit, Failure};
 use crate::limits::{BLOCK_SIZE, HEADER_SIZE};
 use crate::receiver::{
     Action, DropReason, GiveUp, Notice, Receiver, ReceiverConfig, SenderEntry, Verdict, Work, plain_memory,
 };
-use crate::sys::{ReceiveOptions, ReceiveSocket, StopSignal, clock, memory, signals};
+use crate::sys::{StopSignal, clock, memory, signals};
 use crate::types::Time;
 
 /// Between two looks at signals while nothing comes.
@@ -29,12 +30,8 @@ const NOTHING_KEPT: &str = "nothing was stored or verified";
 /// What to listen to, and for how long.
 #[derive(Clone, Debug)]
 pub struct DiscardOptions {
-    /// The group and port.
-    pub group: SocketAddr,
-    /// The interface in the group's zone.
-    pub zone: Option<String>,
-    /// The interface asked for.
-    pub interface: Option<String>,
+    /// What to listen to, and where.
+    pub listen: ListenOptions,
     /// End after so long.
     pub timeout: Option<Duration>,
     /// End after so long without a packet.
@@ -52,14 +49,7 @@ pub struct DiscardOptions {
 /// cannot be used.
 pub fn discard(options: &DiscardOptions, report: &mut Report) -> Result<Exit, Failure> {
     signals::install()?;
-    let interface = choose::interface(options.interface.as_deref(), options.zone.as_deref())?;
-    choose::warn_of_carrier(&interface, report);
-    let (socket, warnings) =
-        ReceiveSocket::open(&ReceiveOptions { group: options.group, interface_index: interface.index })?;
-    let fields = json!({ "group": options.group.to_string(), "interface": interface.name, "discard": true });
-    let line = format!("listening to {} on {}, to measure and keep nothing", options.group, interface.name);
-    report.event("listening", fields, Some(line));
-    warnings.iter().for_each(|warning| report.notice("warning", warning));
+    let listener = Listener::open(&options.listen, None, report)?;
     let now = clock::now();
     let config = ReceiverConfig {
         size_max: options.size_max.unwrap_or_else(size_for_memory),
@@ -68,9 +58,9 @@ pub fn discard(options: &DiscardOptions, report: &mut Report) -> Result<Exit, Fa
         decode: options.decode,
     };
     let mut measurement = Measurement {
-        place: format!("{} on {}", options.group, interface.name),
+        place: listener.to_string(),
         report,
-        socket,
+        listener,
         receiver: Receiver::new(now, config).counting(),
         tally: Tally::default(),
         shown: Shown { at: now, bytes: 0 },
@@ -189,7 +179,7 @@ struct Measurement<'a> {
     /// The group and interface, for messages.
     place: String,
     report: &'a mut Report,
-    socket: ReceiveSocket,
+    listener: Listener,
     receiver: Receiver,
     tally: Tally,
     shown: Shown,
@@ -208,11 +198,9 @@ impl Measurement<'_> {
             let now = clock::now();
             let look = if has_worked { now } else { now.after(LOOK_INTERVAL) };
             let deadline = self.receiver.poll_timeout().map_or(look, |timeout| timeout.min(look));
-            self.socket
-                .receive(deadline)
-                .map_err(|error| Failure::io(Exit::Io, format!("receive {}", self.place), &error))?;
+            self.listener.receive(deadline)?;
             let now = clock::now();
-            self.tally.take(&mut self.receiver, now, self.socket.datagrams());
+            self.tally.take(&mut self.receiver, now, self.listener.datagrams());
             has_worked = self.work(now);
             if now.since(self.drops.at) >= DROPS_INTERVAL {
                 self.end_drops_interval(now);
@@ -222,6 +210,7 @@ impl Measurement<'_> {
                 return Ok(outcome);
             }
             self.tell(now);
+            self.listener.look(now, self.receiver.senders(), self.report)?;
         }
     }
 
@@ -269,7 +258,7 @@ impl Measurement<'_> {
     }
 
     fn end_drops_interval(&mut self, now: Time) {
-        let buffers = self.socket.dropped_buffers();
+        let buffers = self.listener.dropped_buffers();
         // The kernel counts modulo 2^32.
         self.receiver.handle_host_drops(u64::from(buffers.wrapping_sub(self.drops.buffers)));
         self.drops = HostDrops { at: now, buffers };
@@ -281,7 +270,7 @@ impl Measurement<'_> {
                 self.report.notice(kind, &text);
             }
         }
-        if self.socket.dropped_buffers() > 0 && !self.said_host_drops {
+        if self.listener.dropped_buffers() > 0 && !self.said_host_drops {
             self.said_host_drops = true;
             let text = "this host drops packets because it cannot take them fast enough: see sysctl net.core.rmem_max";
             self.report.notice("warning", text);
@@ -348,8 +337,8 @@ impl Measurement<'_> {
         fields["exit"] = (exit as u8).into();
         fields["message"] = message.into();
         (fields["stored"], fields["verified"]) = (false.into(), false.into());
-        fields["host_dropped_buffers"] = self.socket.dropped_buffers().into();
-        fields["truncated"] = self.socket.truncated().into();
+        fields["host_dropped_buffers"] = self.listener.dropped_buffers().into();
+        fields["truncated"] = self.listener.truncated().into();
         fields["dropped"] = self.dropped();
         fields["senders"] = self.receiver.senders().iter().map(sender_fields).collect();
         self.report.event("end", fields, result.as_ref().ok().cloned());

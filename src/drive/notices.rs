@@ -2,8 +2,8 @@
 
 use crate::receiver::Notice;
 
-/// What kind of notice it is, and its text, for a receiver that listens to `group` on `interface`, and what limits the size of its object.
-pub(super) fn words(notice: &Notice, group: &str, interface: &str, limits: &str) -> (&'static str, String) {
+/// What kind of notice it is, and its text, for a receiver that listens to `place`, and what limits the size of its object.
+pub(super) fn words(notice: &Notice, place: &str, limits: &str) -> (&'static str, String) {
     match notice {
         Notice::ManifestRefused(refusal) => ("manifest_refused", format!("a manifest is refused: {refusal}")),
         Notice::TooLarge { size, size_max } => (
@@ -28,7 +28,7 @@ pub(super) fn words(notice: &Notice, group: &str, interface: &str, limits: &str)
         Notice::Silent => (
             "silent",
             format!(
-                "nothing has come from {group} on {interface} for 5 s (is iotupd running, is this its group, port and interface, \
+                "nothing has come from {place} for 5 s (is iotupd running, is this its group, port and interface, \
                  does a firewall drop UDP, does a switch snoop without a querier, is --hops large enough?)"
             ),
         ),

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -11,18 +10,19 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::listen::{ListenOptions, Listener};
 use super::printer::Printer;
 use super::report::{self, Report};
 use super::tally::{HostDrops, Loss, Rate};
 use super::trusted::{self, TrustOptions};
 use super::unreadable::Unreadable;
 use super::workers::{Done, Workers};
-use super::{choose, destination, notices, runs};
+use super::{destination, notices, runs};
 use crate::failure::{Exit, Failure, describe, shown};
 use crate::manifest::Manifest;
 use crate::object::block_size;
 use crate::receiver::{Action, DropReason, GiveUp, Kept, Notice, Receiver, ReceiverConfig, SlotMemory, Work};
-use crate::sys::{Output, OutputKind, ReceiveOptions, ReceiveSocket, SlotFile, StopSignal, Target, clock, signals};
+use crate::sys::{Output, OutputKind, SlotFile, StopSignal, Target, clock, signals};
 use crate::types::{BlockIndex, Digest, SymbolSize, Time};
 
 /// Between two looks at signals while nothing comes.
@@ -45,12 +45,8 @@ pub struct ReceiveFileOptions {
     pub output: OutputKind,
     /// Overwrite a device without asking.
     pub assume_yes: bool,
-    /// The group and port.
-    pub group: SocketAddr,
-    /// The interface in the group's zone.
-    pub zone: Option<String>,
-    /// The interface asked for.
-    pub interface: Option<String>,
+    /// What to listen to, and where.
+    pub listen: ListenOptions,
     /// Give up after so long.
     pub timeout: Option<Duration>,
     /// Give up after so long without a packet.
@@ -68,18 +64,8 @@ pub fn receive(options: &ReceiveFileOptions, report: &mut Report) -> Result<Exit
     signals::install()?;
     let trust = options.trust.as_ref().map(|trust| trust.load(report)).transpose()?;
     let output = destination::open(options, report)?;
-    let interface = choose::interface(options.interface.as_deref(), options.zone.as_deref())?;
     let size_max = destination::size_max(&output, options.size_max)?;
-    choose::warn_of_carrier(&interface, report);
-    let (socket, warnings) =
-        ReceiveSocket::open(&ReceiveOptions { group: options.group, interface_index: interface.index })?;
-    let fields = json!({
-        "group": options.group.to_string(),
-        "interface": interface.name,
-        "file": options.file.to_string_lossy(),
-    });
-    report.event("listening", fields, Some(format!("listening to {} on {}", options.group, interface.name)));
-    warnings.iter().for_each(|warning| report.notice("warning", warning));
+    let listener = Listener::open(&options.listen, Some(options.file.to_string_lossy().into_owned()), report)?;
     let now = clock::now();
     let (timeout, idle_timeout, decode) = (options.timeout, options.idle_timeout, options.decode);
     let config = ReceiverConfig { size_max, timeout, idle_timeout, decode };
@@ -89,9 +75,8 @@ pub fn receive(options: &ReceiveFileOptions, report: &mut Report) -> Result<Exit
     };
     let mut transfer = Transfer {
         options,
-        interface: interface.name,
+        listener,
         report,
-        socket,
         receiver,
         output,
         printer: None,
@@ -131,9 +116,8 @@ impl SlotMemory for SlotMap {
 
 struct Transfer<'a> {
     options: &'a ReceiveFileOptions,
-    interface: String,
+    listener: Listener,
     report: &'a mut Report,
-    socket: ReceiveSocket,
     receiver: Receiver,
     output: Output,
     /// Who prints what is verified, where that is asked for.
@@ -160,13 +144,11 @@ impl Transfer<'_> {
                 return Ok(Outcome::Stopped(signal));
             }
             let deadline = self.deadline(clock::now());
-            self.socket.receive(deadline).map_err(|error| {
-                Failure::io(Exit::Io, format!("receive {} on {}", self.options.group, self.interface), &error)
-            })?;
+            self.listener.receive(deadline)?;
             let now = clock::now();
             self.receiver.handle_wall_clock(clock::unix_seconds());
             let stored = self.receiver.counts().stored;
-            let datagrams = self.socket.datagrams();
+            let datagrams = self.listener.datagrams();
             runs::take(&mut self.receiver, self.target.as_deref(), &mut self.memory, now, datagrams)
                 .map_err(|error| self.write_failure(&error))?;
             if self.receiver.counts().stored > stored {
@@ -180,6 +162,7 @@ impl Transfer<'_> {
                 return Ok(outcome);
             }
             self.tell(now);
+            self.listener.look(now, self.receiver.senders(), self.report)?;
         }
     }
 
@@ -375,7 +358,7 @@ impl Transfer<'_> {
     }
 
     fn end_drops_interval(&mut self, now: Time) {
-        let buffers = self.socket.dropped_buffers();
+        let buffers = self.listener.dropped_buffers();
         // The kernel counts modulo 2^32.
         self.receiver.handle_host_drops(u64::from(buffers.wrapping_sub(self.drops.buffers)));
         self.drops = HostDrops { at: now, buffers };
@@ -388,11 +371,10 @@ impl Transfer<'_> {
             if matches!(notice, Notice::BlockFailed(_)) && failed > FAILED_BLOCKS_TOLD {
                 continue;
             }
-            let (kind, text) =
-                notices::words(&notice, &self.options.group.to_string(), &self.interface, self.output.limits());
+            let (kind, text) = notices::words(&notice, &self.listener.to_string(), self.output.limits());
             self.report.notice(kind, &text);
         }
-        if self.socket.dropped_buffers() > 0 && !self.said_host_drops {
+        if self.listener.dropped_buffers() > 0 && !self.said_host_drops {
             self.said_host_drops = true;
             let text = "this host drops packets because it cannot take them fast enough: see sysctl net.core.rmem_max";
             self.report.notice("warning", text);
@@ -483,7 +465,7 @@ impl Transfer<'_> {
     }
 
     fn give_up_failure(&self, reason: GiveUp) -> Failure {
-        let what = format!("receive {} from {}", destination::name(self.options), self.options.group);
+        let what = format!("receive {} from {}", destination::name(self.options), self.options.listen.heard);
         let has_manifest = self.receiver.manifest().is_some();
         let counts = self.receiver.counts();
         match reason {
@@ -556,8 +538,8 @@ impl Transfer<'_> {
             "transfer_seconds": verified.since(self.accepted).as_secs_f64(),
             "last_symbol_seconds": self.last_symbol.since(self.accepted).as_secs_f64(),
             "sync_seconds": synced.since(verified).as_secs_f64(),
-            "host_dropped_buffers": self.socket.dropped_buffers(),
-            "truncated": self.socket.truncated(),
+            "host_dropped_buffers": self.listener.dropped_buffers(),
+            "truncated": self.listener.truncated(),
             "counts": {
                 "datagrams": counts.datagrams,
                 "bytes": counts.bytes,

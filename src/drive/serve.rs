@@ -21,6 +21,7 @@ use super::report::{self, Report};
 use super::virtual_server::{self, Common, Event, Findings, Published, Recipe, Totals, Trouble};
 use super::{choose, digest_file};
 use crate::digest::ObjectTree;
+use crate::discovery::Family;
 use crate::failure::{Exit, Failure, shown};
 use crate::limits::{MTU_DEFAULT_MAX, MTU_ROUTED, PACKET_OVERHEAD, SYMBOL_SIZE_MIN};
 use crate::manifest::{DisplayName, KeyId, Members};
@@ -75,7 +76,7 @@ pub struct ServeOptions {
 pub fn serve(options: &ServeOptions, report: &mut Report) -> Result<Exit, Failure> {
     signals::install()?;
     let interface = choose::interface(options.interface.as_deref(), options.zone.as_deref())?;
-    choose::warn_of_carrier(&interface, report);
+    choose::warn(&interface, Some(Family::of(options.group.ip())), report);
     let pacing = options.pacing.map_or_else(|| default_pacing(&interface), Ok)?;
     let file = SourceFile::open(&options.file)?.set_aside();
     let first_socket = open_socket(options, &interface)?;

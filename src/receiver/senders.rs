@@ -1,6 +1,6 @@
 //! Who sends: a bounded table of streams, by source address and port and channel, with the loss of each.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::loss::LossTracker;
@@ -46,6 +46,12 @@ enum Cycle {
 }
 
 impl SenderEntry {
+    /// Whether a packet of the stream has been of use since that moment, if it is one of this source's.
+    #[must_use]
+    pub fn is_useful(&self, source: IpAddr, since: Time) -> bool {
+        self.addr.ip() == source && self.last_seen >= since
+    }
+
     fn is_silent(&self, now: Time) -> bool {
         now.since(self.last_seen) > SENDER_SILENCE_MAX
     }

@@ -1,7 +1,10 @@
-//! The receiver's socket: bound to the group's own address, a member of it on one interface, and read in batches.
+//! The receiver's socket: bound to the group's own address, a member of it on one interface, and read in batches. It hears whatever is
+//! sent to the group, or only what some sources send (RFC 4607).
 //!
 //! The kernel may hand over several datagrams of one sender in one buffer (UDP_GRO of udp(7), Linux 5.0); they come out singly
 //! and in order. Nothing here judges a datagram.
+
+mod controls;
 
 use std::io;
 use std::mem;
@@ -13,10 +16,12 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 
 use super::clock;
+use super::membership;
 use super::socket::{self, ADDRESS_SIZE, Address, OptionName};
 use crate::failure::{Exit, Failure};
-use crate::limits::{RECEIVE_BATCH, RECEIVE_BUFFER_SIZE, SOCKET_RECEIVE_BUFFER_SIZE};
+use crate::limits::{RECEIVE_BATCH, RECEIVE_BUFFER_SIZE, RECEIVE_SOCKET_COUNT_MAX, SOCKET_RECEIVE_BUFFER_SIZE};
 use crate::types::Time;
+use controls::Controls;
 
 /// Bytes of control messages taken with a buffer: the segment size and the drop count need 48.
 const CONTROL_SIZE: usize = 64;
@@ -38,6 +43,8 @@ pub struct ReceiveOptions {
 #[derive(Debug)]
 pub struct ReceiveSocket {
     socket: OwnedFd,
+    group: SocketAddr,
+    interface_index: u32,
     batch: Batch,
     received: [Received; RECEIVE_BATCH],
     received_count: usize,
@@ -61,27 +68,48 @@ impl Received {
 }
 
 impl ReceiveSocket {
-    /// Opens the socket and joins the group. Several receivers on one host can; each gets every datagram. Returned with it are
-    /// warnings, one line each.
+    /// Opens the socket and joins the group for whatever is sent to it. Several receivers on one host can; each gets every datagram.
+    /// Returned with it are warnings, one line each.
     ///
     /// # Errors
     /// [`Exit::Usage`] if the interface does not exist; [`Exit::Unavailable`] if the port is taken, the group cannot be joined,
     /// or the kernel refuses for another reason.
     pub fn open(options: &ReceiveOptions) -> Result<(Self, Vec<String>), Failure> {
+        Self::open_then(options, |socket, group| {
+            membership::join(socket, options.interface_index, group).map_err(|error| {
+                membership::failure(group.ip(), None, &socket::interface_name(options.interface_index), &error)
+            })
+        })
+    }
+
+    /// Opens the socket and hears nothing before [`join_source`](Self::join_source).
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub fn open_without_sources(options: &ReceiveOptions) -> Result<(Self, Vec<String>), Failure> {
+        Self::open_then(options, |_, _| Ok(()))
+    }
+
+    fn open_then(
+        options: &ReceiveOptions,
+        join: impl FnOnce(BorrowedFd<'_>, SocketAddr) -> Result<(), Failure>,
+    ) -> Result<(Self, Vec<String>), Failure> {
         let group = socket::scoped(options.group, options.interface_index);
-        let interface = socket::interface_name(options.interface_index);
-        let refused =
-            |error| Failure::io(Exit::Unavailable, format!("receive {} on {interface}", options.group), &error);
+        let refused = |error| {
+            let interface = socket::interface_name(options.interface_index);
+            Failure::io(Exit::Unavailable, format!("receive {} on {interface}", options.group), &error)
+        };
         let socket = socket::open(&group).map_err(refused)?;
         configure(socket.as_fd(), options).map_err(refused)?;
         let warning = enlarge_buffer(socket.as_fd()).map_err(refused)?;
-        join(socket.as_fd(), options.interface_index, group)
-            .map_err(|error| join_failure(group.ip(), &interface, &error))?;
+        join(socket.as_fd(), group)?;
         // Bound last, so that nothing is queued that came before all is set.
         socket::bind(&socket, group).map_err(|error| bind_failure(options.group, &error))?;
         let nothing = Received { sender_addr: group, size: 0, segment_size: 1 };
         let receiver = Self {
             socket,
+            group,
+            interface_index: options.interface_index,
             batch: Batch::new(),
             received: [nothing; RECEIVE_BATCH],
             received_count: 0,
@@ -89,6 +117,48 @@ impl ReceiveSocket {
             truncated: 0,
         };
         Ok((receiver, warning.into_iter().collect()))
+    }
+
+    /// Hears what `source` sends to the group, from now on.
+    ///
+    /// # Errors
+    /// [`Exit::Usage`] if the interface does not exist any more, else [`Exit::Unavailable`].
+    pub fn join_source(&self, source: IpAddr) -> Result<(), Failure> {
+        membership::join_source(self.socket.as_fd(), self.interface_index, self.group, source).map_err(|error| {
+            membership::failure(self.group.ip(), Some(source), &socket::interface_name(self.interface_index), &error)
+        })
+    }
+
+    /// Hears `source` no more. What has come is still there to be read. If it had not been joined, nothing happens.
+    pub fn leave_source(&self, source: IpAddr) {
+        // Of an interface that has gone the membership has gone too.
+        let _ = membership::leave_source(self.socket.as_fd(), self.interface_index, self.group, source);
+    }
+
+    /// Waits until one of the sockets has something to read, at most until `deadline`. Those behind `last` are looked at first, so that
+    /// each has its turn.
+    ///
+    /// # Errors
+    /// What the kernel says, but for EINTR.
+    pub fn wait_for_any(sockets: &[Self], last: usize, deadline: Time) -> io::Result<Option<usize>> {
+        let count = sockets.len().min(RECEIVE_SOCKET_COUNT_MAX);
+        let Some(first) = sockets.first() else {
+            clock::sleep_until(deadline);
+            return Ok(None);
+        };
+        let mut polled: [_; RECEIVE_SOCKET_COUNT_MAX] =
+            std::array::from_fn(|i| PollFd::new(sockets.get(i).unwrap_or(first).socket.as_fd(), PollFlags::POLLIN));
+        match ppoll(&mut polled[..count], Some(clock::time_spec(deadline.since(clock::now()))), None) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let is_ready = |&i: &usize| polled[i].any().unwrap_or(false);
+        Ok((1..=count).map(|step| (last + step) % count).find(is_ready))
+    }
+
+    /// Who sent what is in the last batch: one address for each buffer that the kernel filled.
+    pub fn batch_senders(&self) -> impl Iterator<Item = IpAddr> {
+        self.received[..self.received_count].iter().map(|received| received.sender_addr.ip())
     }
 
     /// Waits until there is something to read, at most until `deadline`, and takes one batch. Returns the number of datagrams
@@ -242,42 +312,6 @@ impl ControlBuffer {
     }
 }
 
-/// What the control messages of one buffer say.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-struct Controls {
-    segment_size: Option<usize>,
-    dropped_buffers: Option<u32>,
-}
-
-// SAFETY: CMSG_LEN is arithmetic on its argument.
-const CONTROL_HEADER_SIZE: usize = unsafe { libc::CMSG_LEN(0) } as usize;
-const _: () = assert!(size_of::<libc::cmsghdr>() <= CONTROL_HEADER_SIZE);
-
-impl Controls {
-    /// Reads the sequence of control messages, as laid out by cmsg(3).
-    fn parse(mut bytes: &[u8]) -> Self {
-        let mut controls = Self::default();
-        while bytes.len() >= CONTROL_HEADER_SIZE {
-            // SAFETY: there are at least as many bytes as the header has, which is plain data.
-            let header = unsafe { bytes.as_ptr().cast::<libc::cmsghdr>().read_unaligned() };
-            #[allow(clippy::unnecessary_cast, reason = "musl has an int here")]
-            let end = header.cmsg_len as usize;
-            let Some(data) = bytes.get(CONTROL_HEADER_SIZE..end) else { break };
-            if let Some(&value) = data.first_chunk::<4>() {
-                match OptionName(header.cmsg_level, header.cmsg_type) {
-                    UDP_GRO => {
-                        controls.segment_size = usize::try_from(i32::from_ne_bytes(value)).ok().filter(|&size| size > 0)
-                    }
-                    DROP_COUNT => controls.dropped_buffers = Some(u32::from_ne_bytes(value)),
-                    _ => {}
-                }
-            }
-            bytes = bytes.get(end.next_multiple_of(size_of::<usize>())..).unwrap_or_default();
-        }
-        controls
-    }
-}
-
 fn configure(socket: BorrowedFd<'_>, options: &ReceiveOptions) -> io::Result<()> {
     let set = |name, value: c_int| socket::set_option(socket, name, &value);
     set(OptionName(libc::SOL_SOCKET, libc::SO_REUSEADDR), 1)?;
@@ -321,25 +355,6 @@ fn buffer_warning(granted: c_int, wanted: c_int) -> String {
         mebibytes => format!("{mebibytes} MiB"),
     };
     format!("receive buffer is {} of {} (sysctl -w net.core.rmem_max={wanted})", size(granted), size(wanted))
-}
-
-fn join(socket: BorrowedFd<'_>, interface_index: u32, group: SocketAddr) -> io::Result<()> {
-    // SAFETY: the structure is plain data, for which all zeroes is a value; the padding is then initialised too.
-    let mut request: libc::group_req = unsafe { mem::zeroed() };
-    request.gr_interface = interface_index;
-    request.gr_group = Address::from(group).storage();
-    socket::set_option(socket, OptionName(socket::ip_level(group.ip()), libc::MCAST_JOIN_GROUP), &request)
-}
-
-fn join_failure(group: IpAddr, interface: &str, error: &io::Error) -> Failure {
-    let what = format!("join {group} on {interface}");
-    match error.raw_os_error() {
-        Some(libc::ENODEV) => Failure::io(Exit::Usage, what, error).remedy("see --interface"),
-        Some(libc::ENOBUFS) if group.is_ipv4() => {
-            Failure::new(Exit::Unavailable, what, "too many memberships").remedy("sysctl net.ipv4.igmp_max_memberships")
-        }
-        _ => Failure::io(Exit::Unavailable, what, error),
-    }
 }
 
 fn bind_failure(group: SocketAddr, error: &io::Error) -> Failure {
@@ -520,31 +535,5 @@ mod tests {
         let expected = "receive buffer is 4 MiB of 16 MiB (sysctl -w net.core.rmem_max=16777216)";
         assert_eq!(buffer_warning(4 << 20, 16 << 20), expected);
         assert!(buffer_warning(212_992, 16 << 20).starts_with("receive buffer is 208 KiB of 16 MiB"));
-    }
-
-    #[test]
-    fn control_messages_are_read_in_any_order_and_ended_by_nonsense() {
-        let both = [control(DROP_COUNT, 9), control(UDP_GRO, 1_452)].concat();
-        assert_eq!(Controls::parse(&both), Controls { segment_size: Some(1_452), dropped_buffers: Some(9) });
-        assert_eq!(Controls::parse(&[]), Controls::default());
-        assert_eq!(Controls::parse(&control(UDP_GRO, 0)).segment_size, None);
-        for length in 0..both.len() {
-            Controls::parse(&both[..length]);
-        }
-        for length in [0, 1, usize::MAX, usize::MAX / 2] {
-            let mut wrong = both.clone();
-            wrong[..size_of::<usize>()].copy_from_slice(&length.to_ne_bytes());
-            assert_eq!(Controls::parse(&wrong).segment_size, None);
-        }
-    }
-
-    /// One control message with an integer, as the kernel writes it.
-    fn control(name: OptionName, value: i32) -> Vec<u8> {
-        let mut bytes = (CONTROL_HEADER_SIZE + 4).to_ne_bytes().to_vec();
-        bytes.extend(name.0.to_ne_bytes());
-        bytes.extend(name.1.to_ne_bytes());
-        bytes.extend(value.to_ne_bytes());
-        bytes.resize(bytes.len().next_multiple_of(size_of::<usize>()), 0);
-        bytes
     }
 }

@@ -14,8 +14,22 @@ use tempfile::TempDir;
 
 /// Every namespace's name starts so; the process id and a number follow.
 const PREFIX: &str = "iotup-e2e";
-const TOOLS: [&str; 13] = [
-    "ip", "tc", "nft", "ethtool", "python3", "setpriv", "mount", "umount", "losetup", "fincore", "cc", "ss", "minisign",
+const TOOLS: [&str; 15] = [
+    "ip",
+    "tc",
+    "nft",
+    "ethtool",
+    "python3",
+    "setpriv",
+    "mount",
+    "umount",
+    "losetup",
+    "fincore",
+    "cc",
+    "ss",
+    "minisign",
+    "dnsmasq",
+    "smcrouted",
 ];
 /// The bridge's ports and the hosts' interfaces on it.
 const MAIN: &str = "eth0";
@@ -40,8 +54,8 @@ impl Family {
 /// One namespace with an interface on the bridge.
 #[derive(Clone, Debug)]
 pub(crate) struct Host {
-    netns: String,
-    number: u32,
+    pub(crate) netns: String,
+    pub(crate) number: u32,
 }
 
 impl Host {
@@ -85,7 +99,7 @@ impl Host {
     }
 
     /// Writes a number of this namespace's, such as `net/ipv4/igmp_max_memberships` or a file of its sysfs.
-    fn write(&self, path: &str, value: &str) {
+    pub(crate) fn write(&self, path: &str, value: &str) {
         let script = format!("echo {value} > {path}");
         succeed(Command::new("ip").args(["netns", "exec", &self.netns, "sh", "-c", &script]));
     }
@@ -94,7 +108,7 @@ impl Host {
 /// The namespaces of one test, its bridge and its folder.
 pub(crate) struct Lab {
     prefix: String,
-    switch: Host,
+    pub(crate) switch: Host,
     host_count: u32,
     netns: Vec<String>,
     folder: TempDir,
@@ -212,7 +226,7 @@ impl Lab {
         succeed(Command::new("ip").args(["-n", switch, "link", "set", name, "up"]));
     }
 
-    fn connect(&self, host: &Host, interface: &str, bridge: &str, network: u32) {
+    pub(crate) fn connect(&self, host: &Host, interface: &str, bridge: &str, network: u32) {
         let (switch, port) = (&self.switch.netns, port_of(host, interface));
         let peer = ["type", "veth", "peer", "name", interface, "netns", &host.netns];
         succeed(Command::new("ip").args(["-n", switch, "link", "add", &port]).args(peer));
@@ -302,7 +316,7 @@ pub(crate) fn whole_machine() -> MutexGuard<'static, ()> {
     WHOLE_MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn port_of(host: &Host, interface: &str) -> String {
+pub(crate) fn port_of(host: &Host, interface: &str) -> String {
     format!("h{}-{interface}", host.number)
 }
 
@@ -318,7 +332,7 @@ fn wait_for_carrier(netns: &str, interface: &str) {
 }
 
 /// Runs a command that sets something up, which cannot fail where the tests can run at all.
-fn succeed(command: &mut Command) {
+pub(crate) fn succeed(command: &mut Command) {
     let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {}: {stderr}", output.status);

@@ -107,6 +107,7 @@ struct Log {
     events: Vec<Value>,
     stderr: String,
     ended: bool,
+    stderr_ended: bool,
 }
 
 type SharedLog = Arc<(Mutex<Log>, Condvar)>;
@@ -164,6 +165,18 @@ impl Process {
 
     pub(crate) fn wait_for_event(&self, event: &str) -> Value {
         self.wait_for(event, |value| value["event"] == event)
+    }
+
+    /// Waits until the program has said these words on standard error.
+    pub(crate) fn wait_for_words(&self, words: &str) {
+        let (lock, changed) = &*self.log;
+        let started = Instant::now();
+        let mut log = lock.lock().expect("no reader panics");
+        while !log.stderr.contains(words) {
+            let left = PATIENCE.saturating_sub(started.elapsed());
+            assert!(!log.stderr_ended && !left.is_zero(), "`{words}` was never said; stderr: {}", log.stderr);
+            log = changed.wait_timeout(log, left).expect("no reader panics").0;
+        }
     }
 
     /// The events of this name so far.
@@ -244,8 +257,11 @@ fn read_stderr(mut stderr: impl BufRead, shared: &SharedLog) {
     let mut line = Vec::new();
     while stderr.by_ref().take(1 << 16).read_until(b'\n', &mut line).is_ok_and(|size| size > 0) {
         shared.0.lock().expect("no reader panics").stderr.push_str(&String::from_utf8_lossy(&line));
+        shared.1.notify_all();
         line.clear();
     }
+    shared.0.lock().expect("no reader panics").stderr_ended = true;
+    shared.1.notify_all();
 }
 
 /// Looks at a process's memory until it is gone.

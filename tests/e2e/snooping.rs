@@ -1,0 +1,90 @@
+//! A switch that snoops, with a querier: only ports behind which somebody has joined get packets, and only as long as they want them.
+
+use std::time::Duration;
+
+use crate::files::{Content, MIB, make};
+use crate::lab::{Family, Lab};
+use crate::run::{count, receive_until, serve};
+use crate::wiring::{Counter, wait_until};
+
+/// The switch asks twice at this interval whether anybody is left, then it stops.
+const LAST_MEMBER_INTERVAL: Duration = Duration::from_millis(200);
+/// Packets in which nothing must come where nothing may.
+const PACKET_COUNT: u64 = 1000;
+/// What the kernel waits at most before it tells the switch (RFC 3376, section 8.11: a second; the kernel is quicker), and what a packet is on
+/// its way.
+const SLACK: Duration = Duration::from_millis(300);
+
+/// How many packets reach a host while the server sends `PACKET_COUNT`.
+fn arrivals(departures: &Counter, arrivals: &Counter) -> u64 {
+    let before = arrivals.packets();
+    departures.wait_for(PACKET_COUNT);
+    arrivals.packets() - before
+}
+
+#[test]
+fn packets_reach_a_port_only_between_joining_and_leaving() {
+    for family in Family::BOTH {
+        let mut lab = Lab::new();
+        let (server_host, receiver_host, idle_host) = (lab.host(), lab.host(), lab.host());
+        for host in [&server_host, &receiver_host, &idle_host] {
+            lab.disable_offloads(host);
+        }
+        let (at_receiver, at_idle) = (receiver_host.count_arrivals(), idle_host.count_arrivals());
+        let sent = lab.count_departures(&server_host);
+        lab.snoop(LAST_MEMBER_INTERVAL);
+        let source = make(&lab, "source", Content::Random { size: MIB, seed: 1 });
+        let serve = || serve(&lab, &server_host, &source, family.ssm_group(), &["--rate", "20M"]);
+
+        // Nobody has joined. The switch floods until it knows that.
+        let server = serve();
+        wait_until("the switch holds back", || arrivals(&sent, &at_receiver) == 0);
+        assert_eq!(arrivals(&sent, &at_receiver), 0);
+        let _ = server.terminate();
+
+        // One has: it gets all that is sent. It wants no file so large, and so stays.
+        let (sent_before, received_before, idle_before) = (sent.packets(), at_receiver.packets(), at_idle.packets());
+        let options = ["--max-size", "1K", "--source", &server_host.address(family)];
+        let receiver = receive_until(&receiver_host, &lab.path("copy"), family.ssm_group(), &options);
+        let _ = receiver.wait_for_event("joined");
+        std::thread::sleep(SLACK);
+        let server = serve();
+        sent.wait_for(PACKET_COUNT);
+        let _ = server.terminate();
+        let sent_meanwhile = sent.packets() - sent_before;
+        assert_eq!(at_receiver.packets() - received_before, sent_meanwhile, "{family:?}: all where one has joined");
+
+        // It leaves by ending.
+        let _server = serve();
+        sent.wait_for(PACKET_COUNT);
+        let receiver = receiver.terminate();
+        let left = sent.packets() - sent_before;
+        std::thread::sleep(2 * LAST_MEMBER_INTERVAL + SLACK);
+        assert_eq!(arrivals(&sent, &at_receiver), 0, "{family:?}: after it has left");
+        let datagrams = count(&receiver.end()["counts"], "datagrams");
+        assert!((sent_meanwhile + PACKET_COUNT..=left).contains(&datagrams), "{family:?}: {datagrams} of {left}");
+        assert_eq!(at_idle.packets(), idle_before, "{family:?}: where nobody ever joined");
+    }
+}
+
+#[test]
+fn receiver_that_is_killed_leaves_too() {
+    for family in Family::BOTH {
+        let mut lab = Lab::new();
+        let (server_host, receiver_host) = (lab.host(), lab.host());
+        for host in [&server_host, &receiver_host] {
+            lab.disable_offloads(host);
+        }
+        let (sent, at_receiver) = (lab.count_departures(&server_host), receiver_host.count_arrivals());
+        lab.snoop(LAST_MEMBER_INTERVAL);
+        let source = make(&lab, "source", Content::Random { size: MIB, seed: 1 });
+        let _server = serve(&lab, &server_host, &source, family.group(), &["--rate", "20M"]);
+        wait_until("the switch holds back", || arrivals(&sent, &at_receiver) == 0);
+        let receiver = receive_until(&receiver_host, &lab.path("copy"), family.group(), &["--max-size", "1K"]);
+        let _ = receiver.wait_for_event("listening");
+        wait_until("packets come", || arrivals(&sent, &at_receiver) >= PACKET_COUNT);
+        receiver.kill();
+        std::thread::sleep(2 * LAST_MEMBER_INTERVAL + SLACK);
+        assert_eq!(arrivals(&sent, &at_receiver), 0, "{family:?}");
+    }
+}
