@@ -76,6 +76,8 @@ pub const HASHES_EVERY: u64 = 100;
 pub const HASHES_PER_ROUND: u64 = 2;
 /// Time between two manifest packets at least: one a millisecond is enough at any rate.
 pub const MANIFEST_INTERVAL_MIN: Duration = Duration::from_millis(1);
+/// Between two announcements of one server: what a device that waits for news is woken for, and longer than which it waits for nothing.
+pub const ANNOUNCEMENT_INTERVAL: Duration = Duration::from_secs(1);
 /// A round takes at least this long unless a rate was asked for: a file of one byte must not flood.
 pub const ROUND_DURATION_MIN: Duration = Duration::from_millis(10);
 /// The rate where none is asked for (RFC 8085, section 4.1.1: be conservative without feedback).
