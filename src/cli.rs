@@ -1,6 +1,7 @@
 //! The command lines: what users may write, parsed once into values that cannot be wrong. Defaults that depend on the machine
 //! (the interface, its MTU, its speed) are left to `drive`.
 
+mod announce;
 mod group;
 mod sources;
 mod units;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use announce::{AnnounceArg, AnnouncedOn, announced_on};
 pub use group::GroupArg;
 pub use sources::{HostName, SourceArg, SourceArgs};
 pub use units::{ByteCount, Percent, RateArg};
@@ -98,6 +100,14 @@ pub struct ServerArgs {
     /// Where to keep digests of files, so that they need not be read again (default: the user's cache folder)
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
+    /// Where to announce what is sent, for receivers that wait for it (iotupc --watch): a group, and perhaps a port; off: nowhere
+    /// (default: what is signed, on GROUP with its last number one less, or 255 where that is 0)
+    #[arg(long, value_name = "GROUP|off", value_parser = announce::parse)]
+    pub announce: Option<AnnounceArg>,
+    /// Send what takes FILE's place, and what is signed anew: when FILE, FILE.manifest and its signature have stood still for a second. The
+    /// signal SIGHUP asks for the same at any time
+    #[arg(long)]
+    pub watch: bool,
     /// Print events as JSON, one object a line, on standard output
     #[arg(long)]
     pub json: bool,

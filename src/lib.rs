@@ -33,8 +33,9 @@
 //! hashes of its payloads and the repair symbols, which `drive::repair` computes in the background. Each composes bursts in
 //! one buffer and hands them to io_uring (`sys::UringSocket`) or `sendmmsg` (`sys::SendSocket`), which send equal-sized neighbours as one GSO
 //! message. Where asked for, the packets of a cycle are laid out once in a *packet image* (`drive::image`) and go from there without being
-//! copied. What the kernel refuses is sent again (`drive::line`); only errors of this host count, not what ICMP claims. The main
-//! thread watches the file, the signals and the clock.
+//! copied. What the kernel refuses is sent again (`drive::line`); only errors of this host count, not what ICMP claims. All this is one
+//! *session*; the main thread watches the file, the signals and the clock, announces what is sent, and can have another session made ready
+//! by a thread of its own, which takes over when its object is read and checked.
 //!
 //! On the other side `sys::ReceiveSocket` fills a batch, `receiver::Receiver` judges every datagram and answers where its payload
 //! belongs: a source symbol in its own place, a repair symbol in the place of one that is missing. `drive::receive` writes

@@ -26,6 +26,7 @@ mod interfaces;
 mod lab;
 mod loss;
 mod output;
+mod reload;
 mod resume;
 mod run;
 mod servers;

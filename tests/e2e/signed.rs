@@ -16,11 +16,11 @@ use crate::signer::{FIRST, SECOND, TestKey};
 const IOTUP: &str = env!("CARGO_BIN_EXE_iotup");
 const FIRST_ID: &str = "E140B28D835E3F6E";
 
-fn keys(name: &str) -> String {
+pub(crate) fn keys(name: &str) -> String {
     format!("{}/tests/keys/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-fn beside(file: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn beside(file: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(format!("{}{suffix}", file.display()))
 }
 
@@ -29,26 +29,26 @@ fn iotup(words: &[&str]) -> Output {
     Command::new(IOTUP).args(words).stdin(Stdio::null()).output().expect("run iotup")
 }
 
-fn path_text(path: &Path) -> &str {
+pub(crate) fn path_text(path: &Path) -> &str {
     path.to_str().expect("the paths of tests are UTF-8")
 }
 
 /// Writes FILE.manifest as the README says.
-fn write_manifest(file: &Path, options: &[&str]) {
+pub(crate) fn write_manifest(file: &Path, options: &[&str]) {
     let output = iotup(&[&["manifest", path_text(file)], options].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     fs::write(beside(file, ".manifest"), output.stdout).expect("write the manifest");
 }
 
 /// Signs FILE.manifest as the README says.
-fn sign(file: &Path, key: &str, options: &[&str]) {
+pub(crate) fn sign(file: &Path, key: &str, options: &[&str]) {
     let mut command = Command::new("minisign");
     command.args(["-S", "-s", &keys(key), "-m"]).arg(beside(file, ".manifest")).args(options);
     let output = command.stdin(Stdio::null()).output().expect("run minisign");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-fn signed_file(lab: &Lab, name: &str, seed: u8, options: &[&str]) -> PathBuf {
+pub(crate) fn signed_file(lab: &Lab, name: &str, seed: u8, options: &[&str]) -> PathBuf {
     let file = make(lab, name, Content::Random { size: 2 * MIB + 777, seed });
     write_manifest(&file, options);
     sign(&file, "first.key", &[]);
