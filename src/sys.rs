@@ -4,6 +4,8 @@
 //! out, and `drive` joins them to the protocol. Buffers and header arrays are allocated when a socket is opened; sending and
 //! receiving allocate nothing.
 
+#[allow(unsafe_code)]
+pub mod child;
 pub mod clock;
 #[allow(unsafe_code)]
 pub mod device;

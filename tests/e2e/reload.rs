@@ -35,15 +35,15 @@ while True:
 
 /// What came of one datagram.
 #[derive(Debug)]
-struct Heard {
+pub(crate) struct Heard {
     at: Duration,
     size: usize,
     kind: u8,
     channel: u8,
-    object: String,
+    pub(crate) object: String,
 }
 
-fn listen(host: &Host, group: &str) -> Process {
+pub(crate) fn listen(host: &Host, group: &str) -> Process {
     let mut command = host.command("python3");
     command.args(["-c", LISTEN, group, &host.address_v4()]).stdout(Stdio::piped());
     let listener = Process::spawn(&mut command);
@@ -52,7 +52,7 @@ fn listen(host: &Host, group: &str) -> Process {
 }
 
 /// All that a listener has heard.
-fn heard(listener: &Process) -> Vec<Heard> {
+pub(crate) fn heard(listener: &Process) -> Vec<Heard> {
     listener
         .lines()
         .iter()
@@ -75,21 +75,26 @@ fn gap_max(heard: &[Heard]) -> Duration {
     heard.windows(2).map(|pair| pair[1].at.saturating_sub(pair[0].at)).max().expect("datagrams")
 }
 
-/// Another file in the place of the first, with a manifest of its own, each put there by renaming.
+/// Another file in the place of the first, with a manifest of its own, each put there by renaming. Answers with a copy.
 pub(crate) fn publish(lab: &Lab, place: &Path, version: u64, size: u64) -> PathBuf {
-    let name = format!("version-{version}-{size}");
+    publish_by(lab, place, version, size, "first.key")
+}
+
+/// The same, signed by this key.
+pub(crate) fn publish_by(lab: &Lab, place: &Path, version: u64, size: u64, key: &str) -> PathBuf {
+    let name = format!("version-{version}-{size}-{key}");
     let new = make(lab, &name, Content::Random { size, seed: version as u8 });
     let kept = lab.path(&format!("{name}.kept"));
     fs::copy(&new, &kept).expect("copy");
     write_manifest(&new, &["--version", &version.to_string()]);
-    sign(&new, "first.key", &[]);
+    sign(&new, key, &[]);
     for suffix in ["", ".manifest", ".manifest.minisig"] {
         fs::rename(beside(&new, suffix), beside(place, suffix)).expect("rename over");
     }
     kept
 }
 
-fn is_sending(version: u64) -> impl Fn(&Value) -> bool {
+pub(crate) fn is_sending(version: u64) -> impl Fn(&Value) -> bool {
     move |event| event["event"] == "sending" && event["version"] == version
 }
 
