@@ -226,15 +226,10 @@ impl Transfer<'_> {
         while let Some(assembled) = self.memory.assembly.next() {
             workers.give_assembled(assembled);
         }
-        // Blocks whose values are known need no room, and neither do those that have been decoded: what was put together in memory may
-        // have taken it.
-        while (workers.has_room() || workers.holds_decoded() || !self.values.is_empty())
+        // Blocks whose values are known need no room.
+        while (workers.asks_for_work() || !self.values.is_empty())
             && let Some(work) = self.receiver.poll_work()
         {
-            if !matches!(work, Work::WriteDecoded { .. }) {
-                // Writing comes first: what has not been asked for by now was not right.
-                workers.discard_decoded();
-            }
             if let Work::Hash { block, .. } = work
                 && let Some(value) = self.values.remove(&block)
             {
