@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::listen::{ListenOptions, Listener};
 use super::printer::Printer;
 use super::report::{self, Report};
-use super::tally::{HostDrops, Loss, Rate};
+use super::tally::{HOST_DROPS_TEXT, HostDrops, Loss, Rate, dropped_fields, sender_fields};
 use super::trusted::{self, TrustOptions};
 use super::unreadable::Unreadable;
 use super::workers::{Done, Workers};
@@ -29,8 +29,6 @@ use crate::types::{BlockIndex, Digest, SymbolSize, Time};
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// Between two looks at what the verifying threads have done while nothing comes.
 const WORK_INTERVAL: Duration = Duration::from_millis(1);
-/// Loss in an interval in which this host dropped packets is put down to the host.
-const DROPS_INTERVAL: Duration = Duration::from_millis(100);
 /// Ranges of missing bytes that are listed at most.
 const MISSING_COUNT_MAX: usize = 1000;
 /// Failed blocks of which each is told; after that they are only counted.
@@ -347,16 +345,13 @@ impl Transfer<'_> {
     }
 
     fn count_host_drops(&mut self, now: Time) {
-        if now.since(self.drops.at) >= DROPS_INTERVAL {
+        if self.drops.is_due(now) {
             self.end_drops_interval(now);
         }
     }
 
     fn end_drops_interval(&mut self, now: Time) {
-        let buffers = self.listener.dropped_buffers();
-        // The kernel counts modulo 2^32.
-        self.receiver.handle_host_drops(u64::from(buffers.wrapping_sub(self.drops.buffers)));
-        self.drops = HostDrops { at: now, buffers };
+        self.receiver.handle_host_drops(self.drops.end_interval(now, self.listener.dropped_buffers()));
     }
 
     /// Says what there is to say.
@@ -371,8 +366,7 @@ impl Transfer<'_> {
         }
         if self.listener.dropped_buffers() > 0 && !self.said_host_drops {
             self.said_host_drops = true;
-            let text = "this host drops packets because it cannot take them fast enough: see sysctl net.core.rmem_max";
-            self.report.notice("warning", text);
+            self.report.notice("warning", HOST_DROPS_TEXT);
         }
         if self.report.is_due(now) && self.receiver.manifest().is_some() {
             self.show_progress(now);
@@ -506,24 +500,6 @@ impl Transfer<'_> {
     fn figures(&self, exit: Exit, message: &str, verified: Time, synced: Time) -> Value {
         let counts = self.receiver.counts();
         let progress = self.receiver.progress();
-        let senders = self.receiver.senders().iter().map(|sender| {
-            json!({
-                "addr": sender.addr.to_string(),
-                "channel": sender.channel.0,
-                "received": sender.loss.received,
-                "lost": sender.loss.lost,
-                "lost_host": sender.loss.lost_host,
-                "duplicates": sender.loss.duplicates,
-                "late": sender.loss.late,
-                "restarts": sender.loss.restarts,
-            })
-        });
-        let senders: Vec<_> = senders.collect();
-        let dropped: serde_json::Map<_, _> = DropReason::ALL
-            .iter()
-            .map(|&reason| (reason.name().to_owned(), counts.dropped(reason).into()))
-            .filter(|(_, count): &(String, Value)| count.as_u64() != Some(0))
-            .collect();
         let mut fields = json!({
             "exit": exit as u8,
             "message": message,
@@ -543,8 +519,8 @@ impl Transfer<'_> {
                 "hashes": counts.hashes,
                 "blocks_failed": counts.blocks_failed,
             },
-            "dropped": dropped,
-            "senders": senders,
+            "dropped": dropped_fields(counts),
+            "senders": sender_fields(self.receiver.senders()),
         });
         if let Some(manifest) = self.receiver.manifest() {
             trusted::add_fields(&mut fields, self.receiver.voucher());
