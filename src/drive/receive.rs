@@ -29,6 +29,8 @@ use crate::types::{BlockIndex, Digest, SymbolSize, Time};
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// Between two looks at what the verifying threads have done while nothing comes.
 const WORK_INTERVAL: Duration = Duration::from_millis(1);
+/// Between two looks at the room there is while what comes is too large.
+const ROOM_INTERVAL: Duration = Duration::from_secs(1);
 /// Ranges of missing bytes that are listed at most.
 const MISSING_COUNT_MAX: usize = 1000;
 /// Failed blocks of which each is told; after that they are only counted.
@@ -86,6 +88,7 @@ pub fn receive(options: &ReceiveFileOptions, report: &mut Report) -> Result<Exit
         accepted: now,
         last_symbol: now,
         rate: Rate { at: now, held: 0, bits_per_second: 0.0 },
+        room_looked_at: now,
         said_host_drops: false,
         unreadable: Unreadable::default(),
         drops: HostDrops { at: now, buffers: 0 },
@@ -130,6 +133,7 @@ struct Transfer<'a> {
     /// When the last symbol came that was of use: what is left from then on is decoding and verifying.
     last_symbol: Time,
     rate: Rate,
+    room_looked_at: Time,
     said_host_drops: bool,
     drops: HostDrops,
     unreadable: Unreadable,
@@ -155,6 +159,7 @@ impl Transfer<'_> {
             self.memory.assembly.tick(now);
             self.work(now)?;
             self.count_host_drops(now);
+            self.look_for_room(now);
             self.receiver.handle_timeout(now);
             if let Some(outcome) = self.act(now)? {
                 return Ok(outcome);
@@ -342,6 +347,19 @@ impl Transfer<'_> {
             }
         };
         Ok(Box::new(SlotMap(file)))
+    }
+
+    /// What was too large at the start may fit when somebody has made room.
+    fn look_for_room(&mut self, now: Time) {
+        let is_refused = self.receiver.manifest().is_none() && self.receiver.counts().dropped(DropReason::TooLarge) > 0;
+        if !is_refused || now.since(self.room_looked_at) < ROOM_INTERVAL {
+            return;
+        }
+        self.room_looked_at = now;
+        // A file system that does not tell leaves things as they are.
+        if let Ok(size_max) = destination::size_max(&self.output, self.options.size_max) {
+            self.receiver.handle_room(size_max);
+        }
     }
 
     fn count_host_drops(&mut self, now: Time) {
