@@ -181,7 +181,7 @@ fn bad(path: &Path, cause: impl Into<String>) -> Failure {
 /// The whole file; `None` if there is none.
 ///
 /// # Errors
-/// [`Exit::BadData`] if it has more than `size_max` bytes, [`Exit::NoInput`] if it cannot be read.
+/// [`Exit::BadData`] if it has more than `size_max` bytes, [`Exit::NoInput`] if it cannot be read, or is no regular file.
 pub(super) fn read(path: &Path, size_max: usize) -> Result<Option<Vec<u8>>, Failure> {
     let mut bytes = Vec::new();
     let refused = |cause: String| Err(Failure::new(Exit::NoInput, format!("read {}", shown(path)), cause));
@@ -192,9 +192,8 @@ pub(super) fn read(path: &Path, size_max: usize) -> Result<Option<Vec<u8>>, Fail
         Err(error) => return refused(describe(&error)),
         Ok(file) => file,
     };
-    match file.metadata() {
-        Ok(metadata) if !metadata.is_file() && !metadata.is_dir() => return refused("is not a regular file".into()),
-        _ => {}
+    if file.metadata().is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
+        return refused("is not a regular file".into());
     }
     match file.take(size_max as u64 + 1).read_to_end(&mut bytes) {
         Err(error) => refused(describe(&error)),
