@@ -534,6 +534,19 @@ mod tests {
     }
 
     #[test]
+    fn block_put_together_for_a_device_counts_only_as_it_is_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let content = content(MIB + 3000);
+        let (layout, block) = (layout(content.len()), BlockIndex(1));
+        let mut workers = Workers::new(&Arc::new(Target::forgetful_device(folder.path()))).unwrap();
+        workers.give_assembled(assembled(&layout, &content, block, 0..3));
+        let Some(Done::Stored(_, None, Ok(()))) = workers.wait() else { panic!("nothing is known of it yet") };
+        workers.give(Work::Hash { block, size: layout.size() }, None);
+        let Done::Hashed(_, Ok(Some(value))) = done(&mut workers) else { panic!("not read") };
+        assert_ne!(value, block_value(layout.size(), block, &content[MIB..]), "the device has not kept it");
+    }
+
+    #[test]
     fn missing_ranges_are_joined() {
         let layout = layout(2 * MIB);
         let entry =
