@@ -21,8 +21,8 @@ use crate::sys::{Target, processors};
 use crate::types::{BlockIndex, Digest, Esi, ObjectSize, SymbolSize};
 use crate::wire::payload_hash;
 
-/// Threads at most: decoding takes a core for each 0.4 GB/s, but each has 5 MiB of its own, and all together, with the 8 MiB of the
-/// code's tables, are to stay within 32 MiB however many cores there are.
+/// Threads at most: decoding takes a core for each 0.4 GB/s, but each has 5 MiB of its own, and as many cores as there are would take
+/// as many times that, beside the 8 MiB of the code's tables.
 const WORKER_COUNT_MAX: usize = 4;
 /// Pieces of work under way for each thread: the next one waits while one is done.
 const QUEUE_PER_WORKER: usize = 2;
@@ -151,12 +151,19 @@ impl Workers {
         self.under_way < self.room
     }
 
+    /// Whether to ask the machine for work. What has been decoded needs no room, because it is here until it is written: what was put
+    /// together in memory may have taken all there was since the work was given.
+    pub(super) fn asks_for_work(&self) -> bool {
+        self.has_room() || !self.decoded.is_empty()
+    }
+
     /// Whether something is under way.
     pub(super) fn is_busy(&self) -> bool {
         self.under_way > 0
     }
 
-    /// `kept` is the symbol that was kept for this work.
+    /// `kept` is the symbol that was kept for this work. The machine has what is decoded written first, so that what it has not asked
+    /// for when it asks for something else was not right, and is dropped.
     ///
     /// # Panics
     /// If something is to be written that was not decoded, or was discarded.
@@ -165,7 +172,10 @@ impl Workers {
             Work::WriteDecoded { block, .. } => {
                 Some(self.decoded.remove(&block).expect("what is to be written has been decoded"))
             }
-            _ => None,
+            _ => {
+                self.discard_decoded();
+                None
+            }
         };
         let notes = match (&work, &self.map) {
             (Work::Decode { layout, .. }, Some(map)) => DecodedNotes::new(*layout, Box::new(Arc::clone(map))),
@@ -183,11 +193,6 @@ impl Workers {
         let sender = self.work.as_ref().expect("the threads live as long as this");
         sender.send(job).expect("the threads live as long as this");
         self.under_way += 1;
-    }
-
-    /// Whether something has been decoded that may have to be written.
-    pub(super) fn holds_decoded(&self) -> bool {
-        !self.decoded.is_empty()
     }
 
     /// Drops what has been decoded but was not asked for again: it was not right.
@@ -515,6 +520,53 @@ mod tests {
         assert_eq!(wrong, [slots[1]]);
     }
 
+    /// These symbols of a block, put together in memory.
+    fn assembled(layout: &Layout, content: &[u8], block: BlockIndex, slots: Range<u16>) -> Assembled {
+        let mut assembly = Assembly::default();
+        let (start, fast) = (Time::from_nanos(1), Time::from_nanos(1).after(assembly::PATIENCE));
+        assembly.note(MIB as u64);
+        assembly.tick(fast);
+        for slot in slots {
+            let place = layout.place(block, Esi(slot)).unwrap();
+            let store = Store { block, esi: Esi(slot), slot, offset: place.offset, size: place.size, hash: 0 };
+            let payload = &content[place.offset as usize..][..usize::from(place.size)];
+            assert!(assembly.take(start, &store, layout.size(), payload));
+        }
+        assembly.give_up();
+        assembly.next().unwrap()
+    }
+
+    #[test]
+    fn decoded_block_is_asked_for_and_written_when_there_is_no_room_for_more_work() {
+        let folder = tempfile::tempdir().unwrap();
+        let content = content(MIB + 3000);
+        let (layout, block) = (layout(content.len()), BlockIndex(1));
+        let (target, slots) = target_with(folder.path(), &content, block, &[(0, Esi(3)), (1, Esi(1)), (2, Esi(2))]);
+        let mut workers = Workers::new(&target).unwrap();
+        let decode = |workers: &mut Workers| {
+            workers.give(Work::Decode { block, layout, slots: slots.clone(), kept: None }, None);
+            assert!(matches!(done(workers), Done::Hashed(BlockIndex(1), Ok(Some(_)))));
+        };
+        decode(&mut workers);
+        while workers.has_room() {
+            workers.give_assembled(assembled(&layout, &content, BlockIndex(0), 0..3));
+        }
+        assert!(workers.asks_for_work());
+        workers.give(Work::WriteDecoded { block, size: layout.size() }, None);
+        assert!(!workers.asks_for_work(), "nothing else is waiting");
+        while workers.is_busy() {
+            let done = done(&mut workers);
+            assert!(matches!(done, Done::Stored(_, _, Ok(())) | Done::Written(BlockIndex(1), Ok(()))), "{done:?}");
+        }
+        let mut bytes = vec![0; 3000];
+        target.read_exact_at(MIB as u64, &mut bytes).unwrap();
+        assert_eq!(bytes, content[MIB..]);
+
+        decode(&mut workers);
+        workers.give(Work::Hash { block, size: layout.size() }, None);
+        assert!(workers.decoded.is_empty(), "what is not asked for first was not right");
+    }
+
     #[test]
     fn block_put_together_is_written_and_its_value_is_that_of_its_bytes() {
         let folder = tempfile::tempdir().unwrap();
@@ -523,19 +575,8 @@ mod tests {
         let target = Arc::new(Target::create(&folder.path().join("file"), content.len() as u64, ID).unwrap().target);
         let mut workers = Workers::new(&target).unwrap();
         for slots in [0..3, 0..2] {
-            let mut assembly = Assembly::default();
-            let (start, fast) = (Time::from_nanos(1), Time::from_nanos(1).after(assembly::PATIENCE));
-            assembly.note(MIB as u64);
-            assembly.tick(fast);
             let expected = (slots.len() == 3).then(|| block_value(layout.size(), block, &content[MIB..]));
-            for slot in slots {
-                let place = layout.place(block, Esi(slot)).unwrap();
-                let store = Store { block, esi: Esi(slot), slot, offset: place.offset, size: place.size, hash: 0 };
-                let payload = &content[place.offset as usize..][..usize::from(place.size)];
-                assert!(assembly.take(start, &store, layout.size(), payload));
-            }
-            assembly.give_up();
-            workers.give_assembled(assembly.next().unwrap());
+            workers.give_assembled(assembled(&layout, &content, block, slots));
             let Some(Done::Stored(stored, value, Ok(()))) = workers.wait() else { panic!("not stored") };
             assert_eq!((stored.block, value), (block, expected));
         }
@@ -543,6 +584,19 @@ mod tests {
         target.read_exact_at(MIB as u64, &mut bytes).unwrap();
         assert_eq!(bytes, content[MIB..]);
         assert!(workers.wait().is_none());
+    }
+
+    #[test]
+    fn block_put_together_for_a_device_counts_only_as_it_is_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let content = content(MIB + 3000);
+        let (layout, block) = (layout(content.len()), BlockIndex(1));
+        let mut workers = Workers::new(&Arc::new(Target::forgetful_device(folder.path()))).unwrap();
+        workers.give_assembled(assembled(&layout, &content, block, 0..3));
+        let Some(Done::Stored(_, None, Ok(()))) = workers.wait() else { panic!("nothing is known of it yet") };
+        workers.give(Work::Hash { block, size: layout.size() }, None);
+        let Done::Hashed(_, Ok(Some(value))) = done(&mut workers) else { panic!("not read") };
+        assert_ne!(value, block_value(layout.size(), block, &content[MIB..]), "the device has not kept it");
     }
 
     #[test]
