@@ -286,7 +286,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever fails and wherever it is stopped: hooks succeed in the order of versions, and once nothing fails any more the newest
     /// is in place, hooked and recorded.
