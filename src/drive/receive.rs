@@ -105,7 +105,7 @@ enum Outcome {
 
 /// The sidecar map, as the machine sees it.
 #[derive(Debug)]
-struct SlotMap(SlotFile);
+pub(super) struct SlotMap(pub(super) SlotFile);
 
 impl SlotMemory for SlotMap {
     fn words(&self) -> &[AtomicU32] {
@@ -359,7 +359,11 @@ impl Transfer<'_> {
                 })?
             }
         };
-        Ok(Box::new(SlotMap(file)))
+        let map = Arc::new(SlotMap(file));
+        if let Some(workers) = &mut self.workers {
+            workers.note_in(&map);
+        }
+        Ok(Box::new(map))
     }
 
     fn count_host_drops(&mut self, now: Time) {
