@@ -192,6 +192,11 @@ pub const FETCH_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
 pub const FETCH_IDLE_TIME_MAX: Duration = Duration::from_secs(60);
 /// The same where nothing that it would accept has come after so long: at 10 kbit/s a manifest comes every 2 minutes.
 pub const FETCH_ACCEPT_TIME_MAX: Duration = Duration::from_secs(300);
+/// The same after so long, if [`FETCH_DATAGRAM_COUNT_VAIN`] have come: who replays the announcement of a version that is no longer sent
+/// makes it join for no longer than this.
+pub const FETCH_ACCEPT_TIME_MIN: Duration = Duration::from_secs(30);
+/// Datagrams of which a hundred should be manifests.
+pub const FETCH_DATAGRAM_COUNT_VAIN: u64 = 10_000;
 /// Before an agent listens again, where it could not.
 pub const LISTEN_RETRY_INTERVAL: Duration = Duration::from_secs(30);
 /// Between a hook that failed and the next attempt, the first time, where nothing else is asked for; then twice as long each time.

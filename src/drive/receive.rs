@@ -22,7 +22,7 @@ use super::unreadable::Unreadable;
 use super::workers::{Done, Workers};
 use super::{destination, notices, runs};
 use crate::failure::{Exit, Failure, describe, shown};
-use crate::limits::FETCH_ACCEPT_TIME_MAX;
+use crate::limits::{FETCH_ACCEPT_TIME_MAX, FETCH_ACCEPT_TIME_MIN, FETCH_DATAGRAM_COUNT_VAIN};
 use crate::manifest::Manifest;
 use crate::object::block_size;
 use crate::receiver::{Action, DropReason, GiveUp, Kept, Notice, Receiver, ReceiverConfig, SlotMemory, Work};
@@ -175,7 +175,9 @@ impl Transfer<'_> {
 
     /// Whether an agent has waited long enough for something that it would accept.
     fn is_in_vain(&self, now: Time) -> bool {
-        self.terms.is_some() && self.receiver.manifest().is_none() && now.since(self.started) >= FETCH_ACCEPT_TIME_MAX
+        let span = now.since(self.started);
+        let is_plenty = self.receiver.counts().datagrams >= FETCH_DATAGRAM_COUNT_VAIN && span >= FETCH_ACCEPT_TIME_MIN;
+        self.terms.is_some() && self.receiver.manifest().is_none() && (is_plenty || span >= FETCH_ACCEPT_TIME_MAX)
     }
 
     fn deadline(&self, now: Time) -> Time {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::dns;
 use crate::files::{Content, MIB, assert_same, make};
 use crate::lab::{BlockDevice, Family, Host, Lab, whole_machine};
 use crate::reload::{heard, is_sending, listen, publish, publish_by};
@@ -40,11 +41,15 @@ impl Device {
     }
 
     fn start_at(&self, file: &Path, group: &str, hook: &str, options: &[&str]) -> Process {
+        self.spawn(hook, &[options, &[path_text(file), group]].concat())
+    }
+
+    fn spawn(&self, hook: &str, words: &[&str]) -> Process {
         let note = "echo \"$IOTUP_VERSION,$IOTUP_PREVIOUS_VERSION,$IOTUP_ATTEMPT\"";
         let hook = format!("{note} >> {}; {hook}", path_text(&self.log));
         let mut command = self.host.command(Program::Receiver.path());
         command.args(["--json", "-i", "eth0", "--watch", "--pubkey", &keys("first.pub"), "--state-dir"]);
-        command.arg(&self.state).args(["--exec", &hook]).args(options).arg(file).arg(group);
+        command.arg(&self.state).args(["--exec", &hook]).args(words);
         Process::spawn(&mut command)
     }
 
@@ -263,6 +268,33 @@ fn device_is_written_by_versions_from_the_source_that_is_named() {
     assert_eq!(device.log(), ["1,,1", "2,1,1"]);
 }
 
+/// Takes a few seconds: as long as it takes to give up a source that is silent.
+#[test]
+fn agent_finds_its_server_by_srv_and_stays_with_it_while_nothing_is_new() {
+    let family = Family::V6;
+    let mut lab = Lab::new();
+    let (server_host, other_host, source) = (lab.host(), lab.host(), lab.path("source"));
+    let device = Device::new(&mut lab);
+    let hosts = [("server.test", &server_host), ("other.test", &other_host)];
+    let mut records = vec![dns::srv(10, "server.test"), dns::srv(20, "other.test"), dns::group(family)];
+    records.extend(hosts.map(|(name, host)| dns::address(name, host, family)));
+    let _dns = dns::dnsmasq(&device.host, 60, &records);
+    publish(&lab, &source, 1, MIB);
+    let server = serve(&lab, &server_host, &source, family.ssm_group(), &["--rate", "50M", "--hops", "2"]);
+    let words = ["--srv", dns::DOMAIN, "--dns-server", "::1", path_text(&device.file)];
+    let agent = device.spawn("true", &words);
+    let _ = agent.wait_for("version 1", installed(1));
+    std::thread::sleep(Duration::from_secs(4));
+    let new = publish(&lab, &source, 2, MIB);
+    server.signal(Signal::SIGHUP);
+    let _ = agent.wait_for("version 2", installed(2));
+    assert_same(&device.file, &new);
+    let joined = agent.events("joined");
+    let is_server = |event: &Value| text(event, "source") == server_host.address(family);
+    assert!(joined.iter().all(is_server), "{joined:?}");
+    assert!(joined.iter().any(|event| text(event, "group").starts_with("[ff3e::8000:76]")), "{joined:?}");
+}
+
 fn assert_holds(device: &BlockDevice, file: &Path) {
     let read = |path: &Path| fs::read(path).expect("read");
     assert!(read(device.path()) == read(file), "the device holds the file");
@@ -363,7 +395,8 @@ fn agent_that_waits_costs_its_device_next_to_nothing() {
         let rate = 8.0 * (sent(&server) - sent_before) as f64 / SPAN.as_secs_f64();
         assert!(rate > 0.8e9, "the server keeps its rate: {rate}");
         let network = if snooping { "switch that snoops" } else { "switch that floods" };
-        figure(&format!("agent that waits, {network}, 1 Gbit/s: packets at its host"), &format!("{arrived:.1}/s"), "-");
+        let what = "buffers of up to 45 packets at its host";
+        figure(&format!("agent that waits, {network}, 1 Gbit/s: {what}"), &format!("{arrived:.1}/s"), "-");
         figure(&format!("agent that waits, {network}: packets that it gets"), &format!("{given:.1}/s"), "1.5/s");
         figure(&format!("agent that waits, {network}: processor time"), &format!("{:.3} %", 100.0 * cpu), "0.1 %");
         assert!(given <= 1.5, "announcements and nothing else: {given}");
