@@ -2,6 +2,7 @@
 //! (the interface, its MTU, its speed) are left to `drive`.
 
 mod group;
+mod report;
 mod sources;
 mod units;
 mod when;
@@ -15,6 +16,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use group::GroupArg;
+pub use report::ReportArgs;
 pub use sources::{HostName, SourceArg, SourceArgs};
 pub use units::{ByteCount, Percent, RateArg};
 pub use when::When;
@@ -98,9 +100,9 @@ pub struct ServerArgs {
     /// Where to keep digests of files, so that they need not be read again (default: the user's cache folder)
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
-    /// Print events as JSON, one object a line, on standard output
-    #[arg(long)]
-    pub json: bool,
+    /// What to say, and where
+    #[command(flatten)]
+    pub report: ReportArgs,
 }
 
 /// How a server hands packets to the kernel.
@@ -232,9 +234,9 @@ pub struct ReceiverArgs {
     /// needed and not touched, and nothing is verified
     #[arg(long, conflicts_with_all = ["device", "no_clobber", "spool_dir", "pubkey"])]
     pub discard: bool,
-    /// Print events as JSON, one object a line, on standard output
-    #[arg(long)]
-    pub json: bool,
+    /// What to say, and where
+    #[command(flatten)]
+    pub report: ReportArgs,
 }
 
 /// From where to where.
@@ -278,7 +280,7 @@ impl ReceiverArgs {
     }
 
     fn check_output(&self) -> Result<(), Failure> {
-        let unfit = [("--json", self.json), ("--device", self.device), ("--no-clobber", self.no_clobber)];
+        let unfit = [("--json", self.report.json), ("--device", self.device), ("--no-clobber", self.no_clobber)];
         if let Some((option, _)) = unfit.iter().find(|(_, is_given)| *is_given && self.is_stdout()) {
             let cause = "the file is to go to standard output";
             return Err(Failure::new(Exit::Usage, format!("obey {option}"), cause).remedy("name a file instead of `-`"));

@@ -22,7 +22,9 @@ mod follow;
 mod image;
 mod kept;
 mod line;
+mod log;
 mod memberships;
+mod metrics;
 mod notices;
 mod printer;
 mod refusal;
@@ -36,7 +38,9 @@ mod unreadable;
 mod virtual_server;
 mod workers;
 
-pub use report::Report;
+pub use log::Verbosity;
+pub use metrics::MetricsOptions;
+pub use report::{Report, Standing};
 pub use trusted::TrustOptions;
 
 use std::io::Write;
@@ -44,22 +48,20 @@ use std::process::ExitCode;
 
 use crate::failure::{Exit, Failure};
 
-/// Runs what `report` is about, so that every end is an event.
+/// Runs what `report` is about, so that every end is an event, and the last of the figures.
 ///
 /// # Errors
 /// Those of `run`.
 pub fn run(report: &mut Report, run: impl FnOnce(&mut Report) -> Result<Exit, Failure>) -> Result<Exit, Failure> {
     let result = run(report);
-    if let Err(failure) = &result {
-        report.end_if_open(failure);
-    }
+    report.end(result.as_ref().copied());
     result
 }
 
 /// Ends a program: a failure becomes one line on standard error.
-pub fn exit_code(program: &str, result: Result<Exit, Failure>) -> ExitCode {
+pub fn exit_code(program: &'static str, result: Result<Exit, Failure>) -> ExitCode {
     let exit = result.unwrap_or_else(|failure| {
-        let _ = writeln!(std::io::stderr(), "{program}: {failure}");
+        log::say_failure(program, &failure.to_string());
         failure.exit
     });
     ExitCode::from(exit as u8)

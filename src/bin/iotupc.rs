@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-use iotupd::cli::{ClockUnsetArg, Parsed, Places, ReceiverArgs, SourceArg, SourceArgs, parse};
+use iotupd::cli::{ClockUnsetArg, Parsed, Places, ReceiverArgs, ReportArgs, SourceArg, SourceArgs, parse};
 use iotupd::discovery::{Origin, SourceName, service_of};
 use iotupd::drive::discard::{DiscardOptions, discard};
 use iotupd::drive::listen::{Heard, ListenOptions};
 use iotupd::drive::receive::{ReceiveFileOptions, receive};
-use iotupd::drive::{Report, TrustOptions, run as run_reported};
+use iotupd::drive::{MetricsOptions, Report, TrustOptions, Verbosity, run as run_reported};
 use iotupd::failure::{Exit, Failure};
 use iotupd::receiver::ClockUnset;
 use iotupd::sys::OutputKind;
@@ -26,7 +26,11 @@ fn run() -> Result<Exit, Failure> {
     let Places { file, sources } = args.places()?;
     let listen = listen_options(sources, args.interface.clone())?;
     let (size_max, decode) = (args.max_size.map(|size| size.0), !args.no_decode);
-    let report = &mut Report::new(PROGRAM, args.json);
+    let report = &mut Report::with_verbosity(PROGRAM, args.report.json, verbosity(&args.report));
+    if let Some(path) = args.report.metrics.clone() {
+        let (object_file, group) = (file.clone().unwrap_or_default(), listen.heard.to_string());
+        report.write_metrics(MetricsOptions { file: path, prefix: "iotup_receiver", object_file, group })?;
+    }
     let is_stdout = args.is_stdout();
     let Some(file) = file else {
         let options =
@@ -88,4 +92,12 @@ fn listen_options(args: SourceArgs, interface: Option<String>) -> Result<ListenO
         wait_for_interface: args.wait_for_interface,
         dns_servers: args.dns_servers,
     })
+}
+
+fn verbosity(args: &ReportArgs) -> Verbosity {
+    match (args.quiet, args.verbose) {
+        (true, _) => Verbosity::Quiet,
+        (false, true) => Verbosity::Verbose,
+        (false, false) => Verbosity::Normal,
+    }
 }

@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 
 use super::end;
 use super::listen::{ListenOptions, Listener};
-use super::report::{self, Report};
+use super::metrics::Exposition;
+use super::report::{self, Report, Standing};
+use super::tally::{self, HostDrops, Loss};
 use crate::digest::zero_block_value;
 use crate::failure::{Exit, Failure};
 use crate::limits::{BLOCK_SIZE, HEADER_SIZE};
-use crate::receiver::{
-    Action, DropReason, GiveUp, Notice, Receiver, ReceiverConfig, SenderEntry, Verdict, Work, plain_memory,
-};
+use crate::receiver::{Action, DropReason, GiveUp, Notice, Receiver, ReceiverConfig, Verdict, Work, plain_memory};
 use crate::sys::{StopSignal, clock, memory, signals};
 use crate::types::Time;
 
@@ -138,41 +138,10 @@ impl Tally {
     }
 }
 
-/// Packets of all streams together.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Loss {
-    received: u64,
-    /// Lost on the way.
-    lost: u64,
-    /// Dropped by this host.
-    lost_host: u64,
-}
-
-impl Loss {
-    fn of(senders: &[SenderEntry]) -> Self {
-        senders.iter().fold(Self::default(), |all, sender| Self {
-            received: all.received + sender.loss.received,
-            lost: all.lost + sender.loss.lost,
-            lost_host: all.lost_host + sender.loss.lost_host,
-        })
-    }
-
-    fn text(&self) -> String {
-        let percent = |part: u64| 100.0 * part as f64 / (self.received + self.lost + self.lost_host).max(1) as f64;
-        format!("loss {:.2} % on the way and {:.2} % on this host", percent(self.lost), percent(self.lost_host))
-    }
-}
-
 /// What the last report of progress said.
 struct Shown {
     at: Time,
     bytes: u64,
-}
-
-/// What the kernel had dropped when the last interval ended.
-struct HostDrops {
-    at: Time,
-    buffers: u32,
 }
 
 struct Measurement<'a> {
@@ -275,6 +244,7 @@ impl Measurement<'_> {
             let text = "this host drops packets because it cannot take them fast enough: see sysctl net.core.rmem_max";
             self.report.notice("warning", text);
         }
+        self.report.metrics(now, |out| metrics(out, &self.receiver, &self.listener));
         if self.report.is_due(now) && self.receiver.manifest().is_some() {
             self.show_progress(now);
         }
@@ -285,16 +255,18 @@ impl Measurement<'_> {
         let seconds = now.since(self.shown.at).as_secs_f64().max(1e-3);
         let goodput = 8.0 * (self.tally.bytes - self.shown.bytes) as f64 / seconds;
         self.shown = Shown { at: now, bytes: self.tally.bytes };
-        let text = format!(
-            "{} of {}, goodput {}, {}",
-            report::bytes(progress.held),
-            report::bytes(progress.size),
-            report::rate(goodput),
-            loss.text()
-        );
         let mut fields = self.figures(now);
         fields["goodput_bps"] = goodput.into();
-        self.report.progress(now, "progress", fields, progress.held, progress.size, text);
+        let (held, size) = (report::bytes(progress.held), report::bytes(progress.size));
+        let standing = Standing {
+            name: "progress",
+            fields,
+            position: progress.held,
+            length: progress.size,
+            headline: format!("{held} of {size}, goodput {}", report::rate(goodput)),
+            details: loss.text(),
+        };
+        self.report.progress(now, standing);
     }
 
     /// What an event has to say of the measurement so far.
@@ -320,6 +292,7 @@ impl Measurement<'_> {
         self.report.clear();
         let now = clock::now();
         self.end_drops_interval(now);
+        self.report.last_metrics(|out| metrics(out, &self.receiver, &self.listener));
         let text = self.tally.text(now, &Loss::of(self.receiver.senders()));
         let result = match outcome {
             Ok(Outcome::Enough) => Ok(format!("enough of every block has come: {text}")),
@@ -339,8 +312,8 @@ impl Measurement<'_> {
         (fields["stored"], fields["verified"]) = (false.into(), false.into());
         fields["host_dropped_buffers"] = self.listener.dropped_buffers().into();
         fields["truncated"] = self.listener.truncated().into();
-        fields["dropped"] = self.dropped();
-        fields["senders"] = self.receiver.senders().iter().map(sender_fields).collect();
+        fields["dropped"] = tally::dropped_fields(self.receiver.counts());
+        fields["senders"] = self.receiver.senders().iter().map(tally::sender_fields).collect();
         self.report.event("end", fields, result.as_ref().ok().cloned());
         result.map(|_| Exit::Complete)
     }
@@ -368,26 +341,11 @@ impl Measurement<'_> {
         };
         Failure::new(Exit::Incomplete, self.what(), format!("{cause}: {text}"))
     }
-
-    /// Why which datagrams changed nothing.
-    fn dropped(&self) -> Value {
-        let counts = self.receiver.counts();
-        let reasons = DropReason::ALL.iter().map(|&reason| (reason.name().to_owned(), counts.dropped(reason)));
-        reasons.filter(|(_, count)| *count > 0).map(|(name, count)| (name, Value::from(count))).collect()
-    }
 }
 
-fn sender_fields(sender: &SenderEntry) -> Value {
-    json!({
-        "addr": sender.addr.to_string(),
-        "channel": sender.channel.0,
-        "received": sender.loss.received,
-        "lost": sender.loss.lost,
-        "lost_host": sender.loss.lost_host,
-        "duplicates": sender.loss.duplicates,
-        "late": sender.loss.late,
-        "restarts": sender.loss.restarts,
-    })
+fn metrics(out: &mut Exposition, receiver: &Receiver, listener: &Listener) {
+    tally::progress_metrics(out, receiver.progress());
+    tally::metrics(out, receiver.counts(), receiver.senders(), listener.dropped_buffers());
 }
 
 /// The kind of a notice and what people are told of it; `None` for those that come only where something is verified.

@@ -11,9 +11,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::listen::{ListenOptions, Listener};
+use super::metrics::Exposition;
 use super::printer::Printer;
-use super::report::{self, Report};
-use super::tally::{HostDrops, Loss, Rate};
+use super::report::{self, Report, Standing};
+use super::tally::{self, HostDrops, Loss, Rate};
 use super::trusted::{self, TrustOptions};
 use super::unreadable::Unreadable;
 use super::workers::{Done, Workers};
@@ -379,6 +380,7 @@ impl Transfer<'_> {
             let text = "this host drops packets because it cannot take them fast enough: see sysctl net.core.rmem_max";
             self.report.notice("warning", text);
         }
+        self.report.metrics(now, |out| metrics(out, &self.receiver, &self.listener));
         if self.report.is_due(now) && self.receiver.manifest().is_some() {
             self.show_progress(now);
         }
@@ -388,26 +390,33 @@ impl Transfer<'_> {
         let progress = self.receiver.progress();
         self.rate.update(now, progress.held);
         let loss = self.loss();
-        let left = 8.0 * progress.size.saturating_sub(progress.held) as f64 / self.rate.bits_per_second;
-        let text = format!(
-            "{} of {}, {}, {} left, {}",
-            report::bytes(progress.held),
-            report::bytes(progress.size),
-            report::rate(self.rate.bits_per_second),
-            report::span(left),
-            loss.text()
-        );
+        let eta = self.rate.seconds_for(progress.size.saturating_sub(progress.held));
+        let left = eta.map_or_else(|| "nothing comes".to_owned(), |seconds| format!("{} left", report::span(seconds)));
+        let (held, size) = (report::bytes(progress.held), report::bytes(progress.size));
+        let rate = report::rate(self.rate.bits_per_second);
         let fields = json!({
             "size": progress.size,
             "held": progress.held,
             "blocks": progress.blocks,
             "blocks_verified": progress.blocks_verified,
+            "blocks_failed": self.receiver.counts().blocks_failed,
+            "rate_bps": self.rate.bits_per_second,
+            "eta_seconds": eta,
             "received": loss.received,
             "lost": loss.lost,
             "lost_host": loss.lost_host,
+            "dropped": tally::dropped_fields(self.receiver.counts()),
             "seconds": now.since(self.started).as_secs_f64(),
         });
-        self.report.progress(now, "progress", fields, progress.held, progress.size, text);
+        let standing = Standing {
+            name: "progress",
+            fields,
+            position: progress.held,
+            length: progress.size,
+            headline: format!("{held} of {size}, {rate}, {left}"),
+            details: format!("{} of {} blocks verified, {}", progress.blocks_verified, progress.blocks, loss.text()),
+        };
+        self.report.progress(now, standing);
     }
 
     fn loss(&self) -> Loss {
@@ -418,6 +427,7 @@ impl Transfer<'_> {
         self.report.clear();
         let verified = clock::now();
         self.end_drops_interval(verified);
+        self.report.last_metrics(|out| metrics(out, &self.receiver, &self.listener));
         let result = match outcome.and_then(|outcome| self.flush().map(|()| outcome)) {
             Ok(Outcome::Verified) => self.commit(),
             Ok(Outcome::GaveUp(reason)) => Err(self.give_up_failure(reason)),
@@ -511,24 +521,7 @@ impl Transfer<'_> {
     fn figures(&self, exit: Exit, message: &str, verified: Time, synced: Time) -> Value {
         let counts = self.receiver.counts();
         let progress = self.receiver.progress();
-        let senders = self.receiver.senders().iter().map(|sender| {
-            json!({
-                "addr": sender.addr.to_string(),
-                "channel": sender.channel.0,
-                "received": sender.loss.received,
-                "lost": sender.loss.lost,
-                "lost_host": sender.loss.lost_host,
-                "duplicates": sender.loss.duplicates,
-                "late": sender.loss.late,
-                "restarts": sender.loss.restarts,
-            })
-        });
-        let senders: Vec<_> = senders.collect();
-        let dropped: serde_json::Map<_, _> = DropReason::ALL
-            .iter()
-            .map(|&reason| (reason.name().to_owned(), counts.dropped(reason).into()))
-            .filter(|(_, count): &(String, Value)| count.as_u64() != Some(0))
-            .collect();
+        let senders: Vec<_> = self.receiver.senders().iter().map(tally::sender_fields).collect();
         let mut fields = json!({
             "exit": exit as u8,
             "message": message,
@@ -548,7 +541,7 @@ impl Transfer<'_> {
                 "hashes": counts.hashes,
                 "blocks_failed": counts.blocks_failed,
             },
-            "dropped": dropped,
+            "dropped": tally::dropped_fields(counts),
             "senders": senders,
         });
         if let Some(manifest) = self.receiver.manifest() {
@@ -561,6 +554,18 @@ impl Transfer<'_> {
         }
         fields
     }
+}
+
+fn metrics(out: &mut Exposition, receiver: &Receiver, listener: &Listener) {
+    if let Some(manifest) = receiver.manifest() {
+        let (object, digest) = (manifest.key().id.to_string(), manifest.digest.to_string());
+        let is_authenticated = if receiver.voucher().is_some() { "yes" } else { "no" };
+        let facts = [("object", &*object), ("digest", &*digest), ("authenticated", is_authenticated)];
+        out.info("What is being received.", &facts);
+        out.gauge("object_version", "The version in its manifest.", manifest.version);
+    }
+    tally::progress_metrics(out, receiver.progress());
+    tally::metrics(out, receiver.counts(), receiver.senders(), listener.dropped_buffers());
 }
 
 fn disk_failure(verb: &str, target: &Option<Arc<Target>>, error: &io::Error) -> Failure {
