@@ -2,6 +2,7 @@
 //! and all words to the user.
 
 #[doc(hidden)]
+#[cfg(feature = "sender")]
 pub mod bench;
 pub mod digest_file;
 pub mod discard;
@@ -9,25 +10,32 @@ pub mod keys;
 pub mod listen;
 pub mod manifest_file;
 pub mod receive;
+#[cfg(feature = "sender")]
 pub mod serve;
+#[cfg(feature = "sender")]
 pub mod verify;
 
 mod assembly;
+#[cfg(feature = "sender")]
 mod burst;
 mod choose;
 mod destination;
 mod dns;
 mod end;
 mod follow;
+#[cfg(feature = "sender")]
 mod image;
 mod kept;
+#[cfg(feature = "sender")]
 mod line;
 mod log;
 mod memberships;
 mod metrics;
 mod notices;
 mod printer;
+#[cfg(feature = "sender")]
 mod refusal;
+#[cfg(feature = "sender")]
 mod repair;
 mod report;
 mod runs;
@@ -35,6 +43,7 @@ mod state_file;
 mod tally;
 mod trusted;
 mod unreadable;
+#[cfg(feature = "sender")]
 mod virtual_server;
 mod workers;
 

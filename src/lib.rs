@@ -62,7 +62,13 @@
 //! | unnamed, in the spool folder | the same as in the `.part`, of what goes to standard output | nothing: each block is verified again when it is printed |
 //! | unnamed, in the cache folder | payload hashes, repair symbols and packet image of a server | as memory is |
 
+//!
+//! # Features
+//!
+//! `sender` and `receiver` are the two halves; both are on unless somebody asks for less. What both share is there with either.
+
 #![deny(unsafe_code)]
+#![cfg_attr(not(feature = "sender"), allow(dead_code, reason = "what both halves share has parts that only one of them uses"))]
 
 pub mod failure;
 pub mod limits;
@@ -76,6 +82,7 @@ pub mod wire;
 
 pub mod discovery;
 pub mod receiver;
+#[cfg(feature = "sender")]
 pub mod sender;
 
 pub mod sys;
