@@ -68,7 +68,10 @@
 //! `sender` and `receiver` are the two halves; both are on unless somebody asks for less. What both share is there with either.
 
 #![deny(unsafe_code)]
-#![cfg_attr(not(feature = "sender"), allow(dead_code, reason = "what both halves share has parts that only one of them uses"))]
+#![cfg_attr(
+    not(feature = "sender"),
+    allow(dead_code, reason = "what both halves share has parts that only one of them uses")
+)]
 
 pub mod failure;
 pub mod limits;

@@ -27,6 +27,7 @@ mod lab;
 mod loss;
 mod metrics;
 mod output;
+mod readme;
 mod resume;
 mod run;
 mod schema;
