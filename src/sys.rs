@@ -4,6 +4,8 @@
 //! out, and `drive` joins them to the protocol. Buffers and header arrays are allocated when a socket is opened; sending and
 //! receiving allocate nothing.
 
+#[allow(unsafe_code)]
+pub mod child;
 pub mod clock;
 #[allow(unsafe_code)]
 pub mod device;
@@ -15,6 +17,7 @@ pub mod link_watch;
 mod membership;
 #[allow(unsafe_code)]
 pub mod memory;
+pub mod notify;
 pub mod output;
 #[allow(unsafe_code)]
 pub mod processors;
@@ -44,6 +47,7 @@ pub use device::{Device, ReadBack};
 pub use error_queue::QueuedErrors;
 pub use interface::Interface;
 pub use link_watch::LinkWatch;
+pub use notify::Notifier;
 pub use output::{Output, OutputKind};
 pub use receive_socket::{ReceiveOptions, ReceiveSocket};
 pub use scratch::{Scratch, ScratchSlots, free_space};

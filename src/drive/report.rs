@@ -76,6 +76,15 @@ impl Report {
         Ok(())
     }
 
+    /// One for another thread, which draws no bar.
+    pub(super) fn sibling(&self) -> Self {
+        let mut report = Self::with_verbosity(self.log.program, self.json, self.log.verbosity);
+        if report.log.reader == Reader::Terminal {
+            report.log.reader = Reader::Lines;
+        }
+        report
+    }
+
     /// Something happened: `fields` is a JSON object, `line` what people are told of it, if anything.
     pub fn event(&mut self, name: &str, fields: Value, line: Option<String>) {
         self.event_of(Priority::Info, name, fields, line);

@@ -8,6 +8,7 @@
 // These tests live in real time: they wait for real processes.
 #![allow(clippy::disallowed_methods)]
 
+mod agent;
 mod changes;
 mod deaf;
 mod devices;
@@ -28,6 +29,7 @@ mod loss;
 mod metrics;
 mod output;
 mod readme;
+mod reload;
 mod resume;
 mod run;
 mod schema;
