@@ -27,10 +27,10 @@ const ELSEWHERE: [(&str, &str, &str); 10] = [
 
 /// The commands of each `sh` block, in their order, without comments.
 fn blocks(text: &str) -> Vec<Vec<String>> {
-    let command = |line: &str| line.split("  #").next().unwrap_or_default().trim().to_owned();
+    let command = |line: &str| line.split(" #").next().unwrap_or_default().trim().to_owned();
     let block = |block: &str| {
-        let lines = block.split("```").next().unwrap_or_default().lines();
-        lines.map(command).filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
+        let block = block.split("```").next().unwrap_or_default().replace("\\\n", " ");
+        block.lines().map(command).filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
     };
     text.split("```sh\n").skip(1).map(block).collect()
 }
@@ -62,12 +62,13 @@ impl Shell {
     }
 }
 
-/// A shell on a host whose DNS is this one, and whose /var/lib is its own.
+/// A shell on a host whose DNS is this one, and whose /srv and /var/lib are its own.
 fn shell(lab: &Lab, host: &Host, name: &str, dns_server: &str) -> Shell {
     let folder = lab.folder(name);
     let config = folder.join("resolv.conf");
     fs::write(&config, format!("nameserver {dns_server}\n")).expect("write resolv.conf");
-    let before = format!("mount --bind {} /etc/resolv.conf; mount -t tmpfs tmpfs /var/lib;", config.display());
+    let own = "mount -t tmpfs tmpfs /srv; mount -t tmpfs tmpfs /var/lib; mkdir /var/lib/iotupc;";
+    let before = format!("mount --bind {} /etc/resolv.conf; {own}", config.display());
     Shell { host: host.clone(), folder: folder.display().to_string(), before }
 }
 
@@ -81,6 +82,12 @@ fn run_block(commands: &[String], server: &Shell, receiver: &Shell, servers: &mu
                 let process = Process::spawn(&mut server.command(line));
                 process.wait_for_words("sending ");
                 servers.push(process);
+            }
+            // It waits for a random time before it fetches anything.
+            Some("iotupc") if line.contains(" --watch ") => {
+                let agent = Process::spawn(&mut receiver.command(line));
+                agent.wait_for_words("version 7 is announced");
+                assert_eq!(agent.terminate().exit, Some(143), "{line}");
             }
             Some("iotupc") => {
                 // The devices have what the guide gives them.
