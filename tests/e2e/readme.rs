@@ -18,7 +18,7 @@ const ELSEWHERE: [(&str, &str, &str); 10] = [
     ("scripts/package", "scripts/test", "scripts/package --no-build"),
     ("sudo apt install ./target/debian/iotupd_*.deb", "scripts/test", "scripts/test-package"),
     ("scripts/small", "scripts/test", "scripts/small --check"),
-    ("cargo bench", "scripts/test", "cargo test --quiet --benches"),
+    ("cargo bench", "scripts/test", "env BENCH_INTERFACE=lo cargo test --quiet --benches"),
     ("BENCH_INTERFACE=eth0 cargo bench", "scripts/test", "env BENCH_INTERFACE=lo cargo test --quiet --benches"),
     ("sudo scripts/bench-netns --quick", "scripts/test", "scripts/bench-netns --quick --only"),
     ("sudo scripts/pacing", "scripts/test", "scripts/pacing --rates"),
