@@ -56,6 +56,9 @@
 //! `drive::agent` keeps a device at the newest version: it listens to announcements with a `receiver::Receiver` that only watches, fetches by
 //! `drive::receive`, and runs the user's command (`drive::hook`), as `agent::Agent` says.
 //!
+//! What people and programs are told all goes through `drive::Report`: events, the bar, lines in the form that whoever reads standard error
+//! takes (`drive::log`), and figures for Prometheus (`drive::metrics`), which a thread of their own writes.
+//!
 //! # What is written where
 //!
 //! | file | content | trusted |
@@ -68,7 +71,7 @@
 //! | `.KERNELNAME.slots`, with `--state-dir` | the same as in `.NAME.slots` | nothing |
 //! | unnamed, in the spool folder | the same as in the `.part`, of what goes to standard output | nothing: each block is verified again when it is printed |
 //! | unnamed, in the cache folder | payload hashes, repair symbols and packet image of a server | as memory is |
-
+//! | the one of `--metrics`, and `.NAME.tmp` beside it for a moment | figures (`drive::metrics`) | never read |
 //!
 //! # Features
 //!
