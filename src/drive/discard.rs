@@ -6,22 +6,19 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::end;
 use super::listen::{ListenOptions, Listener};
-use super::metrics::Exposition;
 use super::report::{self, Report, Standing};
-use super::tally::{self, HostDrops, Loss};
+use super::tally::{self, HOST_DROPS_TEXT, HostDrops, Loss, dropped_fields, sender_fields};
+use super::{end, notices};
 use crate::digest::zero_block_value;
 use crate::failure::{Exit, Failure};
 use crate::limits::{BLOCK_SIZE, HEADER_SIZE};
-use crate::receiver::{Action, DropReason, GiveUp, Notice, Receiver, ReceiverConfig, Verdict, Work, plain_memory};
+use crate::receiver::{Action, DropReason, GiveUp, Receiver, ReceiverConfig, Verdict, Work, plain_memory};
 use crate::sys::{StopSignal, clock, memory, signals};
 use crate::types::Time;
 
 /// Between two looks at signals while nothing comes.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-/// Loss in an interval in which this host dropped packets is put down to the host.
-const DROPS_INTERVAL: Duration = Duration::from_millis(100);
 /// Memory for the bookkeeping of one block with the smallest symbols, rounded up.
 const BYTES_PER_BLOCK: u64 = 2048;
 /// What every measurement ends with.
@@ -133,7 +130,7 @@ impl Tally {
             report::bytes(self.bytes),
             self.seconds(now),
             report::rate(self.goodput(now)),
-            loss.text()
+            loss.text_of_both()
         )
     }
 }
@@ -171,7 +168,7 @@ impl Measurement<'_> {
             let now = clock::now();
             self.tally.take(&mut self.receiver, now, self.listener.datagrams());
             has_worked = self.work(now);
-            if now.since(self.drops.at) >= DROPS_INTERVAL {
+            if self.drops.is_due(now) {
                 self.end_drops_interval(now);
             }
             self.receiver.handle_timeout(now);
@@ -227,24 +224,19 @@ impl Measurement<'_> {
     }
 
     fn end_drops_interval(&mut self, now: Time) {
-        let buffers = self.listener.dropped_buffers();
-        // The kernel counts modulo 2^32.
-        self.receiver.handle_host_drops(u64::from(buffers.wrapping_sub(self.drops.buffers)));
-        self.drops = HostDrops { at: now, buffers };
+        self.receiver.handle_host_drops(self.drops.end_interval(now, self.listener.dropped_buffers()));
     }
 
     fn tell(&mut self, now: Time) {
         while let Some(notice) = self.receiver.poll_notice() {
-            if let Some((kind, text)) = words(&notice, &self.place) {
-                self.report.notice(kind, &text);
-            }
+            let (kind, text) = notices::words(&notice, &self.place, "see --max-size");
+            self.report.notice(kind, &text);
         }
         if self.listener.dropped_buffers() > 0 && !self.said_host_drops {
             self.said_host_drops = true;
-            let text = "this host drops packets because it cannot take them fast enough: see sysctl net.core.rmem_max";
-            self.report.notice("warning", text);
+            self.report.notice("warning", HOST_DROPS_TEXT);
         }
-        self.report.metrics(now, |out| metrics(out, &self.receiver, &self.listener));
+        self.report.metrics(now, |out| tally::metrics_of(out, &self.receiver, self.listener.dropped_buffers()));
         if self.report.is_due(now) && self.receiver.manifest().is_some() {
             self.show_progress(now);
         }
@@ -264,7 +256,7 @@ impl Measurement<'_> {
             position: progress.held,
             length: progress.size,
             headline: format!("{held} of {size}, goodput {}", report::rate(goodput)),
-            details: loss.text(),
+            details: loss.text_of_both(),
         };
         self.report.progress(now, standing);
     }
@@ -292,7 +284,7 @@ impl Measurement<'_> {
         self.report.clear();
         let now = clock::now();
         self.end_drops_interval(now);
-        self.report.last_metrics(|out| metrics(out, &self.receiver, &self.listener));
+        self.report.last_metrics(|out| tally::metrics_of(out, &self.receiver, self.listener.dropped_buffers()));
         let text = self.tally.text(now, &Loss::of(self.receiver.senders()));
         let result = match outcome {
             Ok(Outcome::Enough) => Ok(format!("enough of every block has come: {text}")),
@@ -312,8 +304,8 @@ impl Measurement<'_> {
         (fields["stored"], fields["verified"]) = (false.into(), false.into());
         fields["host_dropped_buffers"] = self.listener.dropped_buffers().into();
         fields["truncated"] = self.listener.truncated().into();
-        fields["dropped"] = tally::dropped_fields(self.receiver.counts());
-        fields["senders"] = self.receiver.senders().iter().map(tally::sender_fields).collect();
+        fields["dropped"] = dropped_fields(self.receiver.counts());
+        fields["senders"] = sender_fields(self.receiver.senders());
         self.report.event("end", fields, result.as_ref().ok().cloned());
         result.map(|_| Exit::Complete)
     }
@@ -341,38 +333,6 @@ impl Measurement<'_> {
         };
         Failure::new(Exit::Incomplete, self.what(), format!("{cause}: {text}"))
     }
-}
-
-fn metrics(out: &mut Exposition, receiver: &Receiver, listener: &Listener) {
-    tally::progress_metrics(out, receiver.progress());
-    tally::metrics(out, receiver.counts(), receiver.senders(), listener.dropped_buffers());
-}
-
-/// The kind of a notice and what people are told of it; `None` for those that come only where something is verified.
-fn words(notice: &Notice, place: &str) -> Option<(&'static str, String)> {
-    Some(match notice {
-        Notice::ManifestRefused(refusal) => ("manifest_refused", format!("a manifest is refused: {refusal}")),
-        Notice::TooLarge { size, size_max } => (
-            "too_large",
-            format!(
-                "the file on the group has {} bytes, at most {size_max} are allowed (see --max-size)",
-                size.bytes()
-            ),
-        ),
-        Notice::SessionChanged(size) => {
-            ("session_changed", format!("no block becomes complete: trying symbols of {} bytes", size.bytes()))
-        }
-        Notice::Silent => (
-            "silent",
-            format!(
-                "nothing has come from {place} for 5 s (is iotupd running, is this its group, port and interface?)"
-            ),
-        ),
-        Notice::HeardAgain => ("heard_again", "packets come again".into()),
-        Notice::BlockFailed(_) | Notice::Distrusted(_) | Notice::ExpiryUnknown | Notice::Succeeded { .. } => {
-            return None;
-        }
-    })
 }
 
 #[cfg(test)]

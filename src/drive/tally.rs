@@ -1,10 +1,18 @@
 //! What a receiver counts to tell people of it.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::metrics::Exposition;
-use crate::receiver::{Counts, DropReason, Progress, SenderEntry};
+use crate::receiver::{Counts, DropReason, Receiver, SenderEntry};
 use crate::types::Time;
+
+/// Loss in an interval in which this host dropped packets is put down to the host.
+const DROPS_INTERVAL: Duration = Duration::from_millis(100);
+/// What people are told, once, when it does.
+pub(super) const HOST_DROPS_TEXT: &str =
+    "this host drops packets because it cannot take them fast enough: see sysctl net.core.rmem_max";
 
 /// The rate at which the transfer moves, smoothed.
 pub(super) struct Rate {
@@ -38,8 +46,23 @@ pub(super) struct HostDrops {
     pub(super) buffers: u32,
 }
 
+impl HostDrops {
+    /// Whether the interval is over.
+    pub(super) fn is_due(&self, now: Time) -> bool {
+        now.since(self.at) >= DROPS_INTERVAL
+    }
+
+    /// Ends the interval, at whose end the kernel has dropped so many `buffers`; answers how many of them in the interval.
+    pub(super) fn end_interval(&mut self, now: Time, buffers: u32) -> u64 {
+        // The kernel counts modulo 2^32.
+        let count = u64::from(buffers.wrapping_sub(self.buffers));
+        *self = Self { at: now, buffers };
+        count
+    }
+}
+
 /// Packets of all streams together.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Loss {
     pub(super) received: u64,
     /// Lost on the way.
@@ -58,34 +81,43 @@ impl Loss {
         })
     }
 
-    /// What people are told.
+    /// What people are told, of this host only if it has lost something.
     pub(super) fn text(&self) -> String {
-        let percent = |part: u64| 100.0 * part as f64 / (self.received + self.lost + self.lost_host).max(1) as f64;
-        format!("loss {:.2} % on the way and {:.2} % on this host", percent(self.lost), percent(self.lost_host))
+        if self.lost_host > 0 { self.text_of_both() } else { format!("loss {:.2} %", self.percent(self.lost)) }
+    }
+
+    /// What people are told.
+    pub(super) fn text_of_both(&self) -> String {
+        let (way, host) = (self.percent(self.lost), self.percent(self.lost_host));
+        format!("loss {way:.2} % on the way and {host:.2} % on this host")
+    }
+
+    fn percent(&self, part: u64) -> f64 {
+        100.0 * part as f64 / (self.received + self.lost + self.lost_host).max(1) as f64
     }
 }
 
-/// One stream, as a member of the last event.
-pub(super) fn sender_fields(sender: &SenderEntry) -> Value {
-    json!({
-        "addr": sender.addr.to_string(),
-        "channel": sender.channel.0,
-        "received": sender.loss.received,
-        "lost": sender.loss.lost,
-        "lost_host": sender.loss.lost_host,
-        "duplicates": sender.loss.duplicates,
-        "late": sender.loss.late,
-        "restarts": sender.loss.restarts,
-    })
+/// What an event says of these streams.
+pub(super) fn sender_fields(senders: &[SenderEntry]) -> Value {
+    let one = |sender: &SenderEntry| {
+        json!({
+            "addr": sender.addr.to_string(),
+            "channel": sender.channel.0,
+            "received": sender.loss.received,
+            "lost": sender.loss.lost,
+            "lost_host": sender.loss.lost_host,
+            "duplicates": sender.loss.duplicates,
+            "late": sender.loss.late,
+            "restarts": sender.loss.restarts,
+        })
+    };
+    senders.iter().map(one).collect()
 }
 
-/// Why which datagrams changed nothing: only the reasons that there were.
+/// Why which datagrams changed nothing.
 pub(super) fn dropped_fields(counts: &Counts) -> Value {
-    reasons(counts).filter(|(_, count)| *count > 0).map(|(name, count)| (name.to_owned(), Value::from(count))).collect()
-}
-
-fn reasons(counts: &Counts) -> impl Iterator<Item = (&'static str, u64)> {
-    DropReason::ALL.iter().map(|&reason| (reason.name(), counts.dropped(reason)))
+    let reasons = DropReason::ALL.iter().map(|&reason| (reason.name().to_owned(), counts.dropped(reason)));
+    reasons.filter(|(_, count)| *count > 0).map(|(name, count)| (name, Value::from(count))).collect()
 }
 
 /// Figures of a receiver for Prometheus.
@@ -101,7 +133,8 @@ pub(super) fn metrics(out: &mut Exposition, counts: &Counts, senders: &[SenderEn
     let repeated = sum(|sender| sender.loss.duplicates);
     out.counter("packets_repeated_total", "Data packets that came more than once.", repeated);
     let help = "Datagrams that changed nothing, by reason.";
-    out.counters("datagrams_dropped_total", help, "reason", reasons(counts));
+    let reasons = DropReason::ALL.iter().map(|&reason| (reason.name(), counts.dropped(reason)));
+    out.counters("datagrams_dropped_total", help, "reason", reasons);
     let help = "Receive buffers that the kernel of this host dropped, of one or many packets each.";
     out.counter("host_dropped_buffers_total", help, dropped_buffers);
     out.counter("symbols_stored_total", "Symbols that were of use.", counts.stored);
@@ -114,12 +147,21 @@ pub(super) fn metrics(out: &mut Exposition, counts: &Counts, senders: &[SenderEn
     );
 }
 
-/// How far a receiver is, for Prometheus.
-pub(super) fn progress_metrics(out: &mut Exposition, progress: Progress) {
+/// The same, with what is being received, and how far that is.
+pub(super) fn metrics_of(out: &mut Exposition, receiver: &Receiver, dropped_buffers: u32) {
+    if let Some(manifest) = receiver.manifest() {
+        let (object, digest) = (manifest.key().id.to_string(), manifest.digest.to_string());
+        let is_authenticated = if receiver.voucher().is_some() { "yes" } else { "no" };
+        let facts = [("object", &*object), ("digest", &*digest), ("authenticated", is_authenticated)];
+        out.info("What is being received.", &facts);
+        out.gauge("object_version", "The version in its manifest.", manifest.version);
+    }
+    let progress = receiver.progress();
     out.gauge("object_size_bytes", "The size of the file; 0 before a manifest was accepted.", progress.size);
     out.gauge("object_held_bytes", "How much of it has come.", progress.held);
     out.gauge("object_blocks", "Its blocks of 1 MiB.", progress.blocks);
     out.gauge("object_blocks_verified", "Blocks whose digest was found right.", progress.blocks_verified);
+    metrics(out, receiver.counts(), receiver.senders(), dropped_buffers);
 }
 
 #[cfg(test)]
@@ -135,9 +177,12 @@ mod tests {
     }
 
     #[test]
-    fn loss_is_told_apart_by_where_it_happens() {
-        let loss = Loss { received: 96, lost: 3, lost_host: 1 };
-        assert_eq!(loss.text(), "loss 3.00 % on the way and 1.00 % on this host");
-        assert_eq!(Loss::default().text(), "loss 0.00 % on the way and 0.00 % on this host");
+    fn drops_are_those_of_the_interval_though_the_kernel_s_counter_overflows() {
+        let at = |millis: u64| Time::from_nanos(millis * 1_000_000);
+        let mut drops = HostDrops { at: at(0), buffers: u32::MAX };
+        assert!(!drops.is_due(at(99)) && drops.is_due(at(100)));
+        assert_eq!(drops.end_interval(at(100), 4), 5);
+        assert!(!drops.is_due(at(199)));
+        assert_eq!(drops.end_interval(at(200), 4), 0);
     }
 }
