@@ -3,6 +3,7 @@
 
 mod announce;
 mod group;
+mod report;
 mod sources;
 mod units;
 mod watch;
@@ -18,6 +19,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use announce::{AnnounceArg, AnnouncedOn, announced_on};
 pub use group::GroupArg;
+pub use report::ReportArgs;
 pub use sources::{HostName, SourceArg, SourceArgs};
 pub use units::{ByteCount, Percent, RateArg};
 pub use watch::WatchArgs;
@@ -110,9 +112,9 @@ pub struct ServerArgs {
     /// signal SIGHUP asks for the same at any time
     #[arg(long)]
     pub watch: bool,
-    /// Print events as JSON, one object a line, on standard output
-    #[arg(long)]
-    pub json: bool,
+    /// What to say, and where
+    #[command(flatten)]
+    pub report: ReportArgs,
 }
 
 /// How a server hands packets to the kernel.
@@ -248,9 +250,9 @@ pub struct ReceiverArgs {
     /// needed and not touched, and nothing is verified
     #[arg(long, conflicts_with_all = ["device", "no_clobber", "spool_dir", "pubkey"])]
     pub discard: bool,
-    /// Print events as JSON, one object a line, on standard output
-    #[arg(long)]
-    pub json: bool,
+    /// What to say, and where
+    #[command(flatten)]
+    pub report: ReportArgs,
 }
 
 /// From where to where.
@@ -295,7 +297,7 @@ impl ReceiverArgs {
     }
 
     fn check_output(&self) -> Result<(), Failure> {
-        let unfit = [("--json", self.json), ("--device", self.device), ("--no-clobber", self.no_clobber)];
+        let unfit = [("--json", self.report.json), ("--device", self.device), ("--no-clobber", self.no_clobber)];
         if let Some((option, _)) = unfit.iter().find(|(_, is_given)| *is_given && self.is_stdout()) {
             let cause = "the file is to go to standard output";
             return Err(Failure::new(Exit::Usage, format!("obey {option}"), cause).remedy("name a file instead of `-`"));

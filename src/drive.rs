@@ -3,6 +3,7 @@
 
 pub mod agent;
 #[doc(hidden)]
+#[cfg(feature = "sender")]
 pub mod bench;
 pub mod digest_file;
 pub mod discard;
@@ -10,10 +11,13 @@ pub mod keys;
 pub mod listen;
 pub mod manifest_file;
 pub mod receive;
+#[cfg(feature = "sender")]
 pub mod serve;
+#[cfg(feature = "sender")]
 pub mod verify;
 
 mod assembly;
+#[cfg(feature = "sender")]
 mod burst;
 mod choose;
 mod destination;
@@ -22,13 +26,19 @@ mod durable;
 mod end;
 mod follow;
 mod hook;
+#[cfg(feature = "sender")]
 mod image;
 mod kept;
+#[cfg(feature = "sender")]
 mod line;
+mod log;
 mod memberships;
+mod metrics;
 mod notices;
 mod printer;
+#[cfg(feature = "sender")]
 mod refusal;
+#[cfg(feature = "sender")]
 mod repair;
 mod report;
 mod runs;
@@ -36,10 +46,13 @@ mod state_file;
 mod tally;
 mod trusted;
 mod unreadable;
+#[cfg(feature = "sender")]
 mod virtual_server;
 mod workers;
 
-pub use report::Report;
+pub use log::Verbosity;
+pub use metrics::MetricsOptions;
+pub use report::{Report, Standing};
 pub use trusted::TrustOptions;
 
 use std::io::Write;
@@ -47,22 +60,20 @@ use std::process::ExitCode;
 
 use crate::failure::{Exit, Failure};
 
-/// Runs what `report` is about, so that every end is an event.
+/// Runs what `report` is about, so that every end is an event, and the last of the figures.
 ///
 /// # Errors
 /// Those of `run`.
 pub fn run(report: &mut Report, run: impl FnOnce(&mut Report) -> Result<Exit, Failure>) -> Result<Exit, Failure> {
     let result = run(report);
-    if let Err(failure) = &result {
-        report.end_if_open(failure);
-    }
+    report.end(result.as_ref().copied());
     result
 }
 
 /// Ends a program: a failure becomes one line on standard error.
-pub fn exit_code(program: &str, result: Result<Exit, Failure>) -> ExitCode {
+pub fn exit_code(program: &'static str, result: Result<Exit, Failure>) -> ExitCode {
     let exit = result.unwrap_or_else(|failure| {
-        let _ = writeln!(std::io::stderr(), "{program}: {failure}");
+        log::say_failure(program, &failure.to_string());
         failure.exit
     });
     ExitCode::from(exit as u8)

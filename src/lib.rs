@@ -56,6 +56,9 @@
 //! `drive::agent` keeps a device at the newest version: it listens to announcements with a `receiver::Receiver` that only watches, fetches by
 //! `drive::receive`, and runs the user's command (`drive::hook`), as `agent::Agent` says.
 //!
+//! What people and programs are told all goes through `drive::Report`: events, the bar, lines in the form that whoever reads standard error
+//! takes (`drive::log`), and figures for Prometheus (`drive::metrics`), which a thread of their own writes.
+//!
 //! # What is written where
 //!
 //! | file | content | trusted |
@@ -68,8 +71,17 @@
 //! | `.KERNELNAME.slots`, with `--state-dir` | the same as in `.NAME.slots` | nothing |
 //! | unnamed, in the spool folder | the same as in the `.part`, of what goes to standard output | nothing: each block is verified again when it is printed |
 //! | unnamed, in the cache folder | payload hashes, repair symbols and packet image of a server | as memory is |
+//! | the one of `--metrics`, and `.NAME.tmp` beside it for a moment | figures (`drive::metrics`) | never read |
+//!
+//! # Features
+//!
+//! `sender` and `receiver` are the two halves; both are on unless somebody asks for less. What both share is there with either.
 
 #![deny(unsafe_code)]
+#![cfg_attr(
+    not(feature = "sender"),
+    allow(dead_code, reason = "what both halves share has parts that only one of them uses")
+)]
 
 pub mod failure;
 pub mod limits;
@@ -84,6 +96,7 @@ pub mod wire;
 pub mod agent;
 pub mod discovery;
 pub mod receiver;
+#[cfg(feature = "sender")]
 pub mod sender;
 
 pub mod sys;

@@ -40,6 +40,7 @@ pub mod source_file;
 #[allow(unsafe_code)]
 pub mod target;
 #[allow(unsafe_code)]
+#[cfg(feature = "sender")]
 pub mod uring_socket;
 
 pub use device::{Device, ReadBack};
@@ -55,4 +56,5 @@ pub use signals::StopSignal;
 pub use slot_file::SlotFile;
 pub use source_file::{FileIdentity, Hold, SourceFile, SourceMap, SourceState};
 pub use target::{Created, PartFile, Spool, Target};
+#[cfg(feature = "sender")]
 pub use uring_socket::{ImageUsage, UringSocket};

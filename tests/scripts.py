@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
 
 sys.dont_write_bytecode = True
 
@@ -72,6 +73,16 @@ class Scripts(unittest.TestCase):
     def test_pictures_are_those_of_the_kept_figures(self):
         done = run("plot", "--check")
         self.assertEqual((done.returncode, done.stderr), (0, ""))
+
+    def test_pictures_of_this_machine_are_drawn_from_its_own_figures(self):
+        plot = load("plot")
+        with tempfile.TemporaryDirectory() as folder, unittest.mock.patch.object(sys, "argv", ["plot", "--mine"]):
+            plot.MINE = pathlib.Path(folder)
+            for source, _ in plot.PICTURES.values():
+                (plot.MINE / source).write_bytes((ROOT / "docs" / "results" / source).read_bytes())
+            plot.main()
+            for name in plot.PICTURES:
+                self.assertEqual((plot.MINE / name).read_text(), (ROOT / "docs" / name).read_text(), name)
 
     def test_partial_figures_are_not_adopted(self):
         plot = load("plot")

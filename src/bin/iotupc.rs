@@ -4,15 +4,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use iotupd::cli::{
-    AnnounceArg, AnnouncedOn, ClockUnsetArg, GroupArg, Parsed, Places, ReceiverArgs, SourceArg, SourceArgs, WatchArgs,
-    announced_on, parse,
+    AnnounceArg, AnnouncedOn, ClockUnsetArg, GroupArg, Parsed, Places, ReceiverArgs, ReportArgs, SourceArg, SourceArgs,
+    WatchArgs, announced_on, parse,
 };
 use iotupd::discovery::{Origin, SourceName, service_of};
 use iotupd::drive::agent::{WatchOptions, watch};
 use iotupd::drive::discard::{DiscardOptions, discard};
 use iotupd::drive::listen::{Heard, ListenOptions, Part};
 use iotupd::drive::receive::{ReceiveFileOptions, receive};
-use iotupd::drive::{Report, TrustOptions, run as run_reported};
+use iotupd::drive::{MetricsOptions, Report, TrustOptions, Verbosity, run as run_reported};
 use iotupd::failure::{Exit, Failure};
 use iotupd::limits::{HOOK_RETRY_DEFAULT, HOOK_TIME_DEFAULT};
 use iotupd::receiver::ClockUnset;
@@ -33,7 +33,11 @@ fn run() -> Result<Exit, Failure> {
     let group = sources.group.clone();
     let listen = listen_options(sources, args.interface.clone())?;
     let (size_max, decode) = (args.max_size.map(|size| size.0), !args.no_decode);
-    let report = &mut Report::new(PROGRAM, args.json);
+    let report = &mut Report::with_verbosity(PROGRAM, args.report.json, verbosity(&args.report));
+    if let Some(path) = args.report.metrics.clone() {
+        let (object_file, group) = (file.clone().unwrap_or_default(), listen.heard.to_string());
+        report.write_metrics(MetricsOptions { file: path, prefix: "iotup_receiver", object_file, group })?;
+    }
     let is_stdout = args.is_stdout();
     let Some(file) = file else {
         let options =
@@ -133,4 +137,12 @@ fn listen_options(args: SourceArgs, interface: Option<String>) -> Result<ListenO
         wait_for_interface: args.wait_for_interface,
         dns_servers: args.dns_servers,
     })
+}
+
+fn verbosity(args: &ReportArgs) -> Verbosity {
+    match (args.quiet, args.verbose) {
+        (true, _) => Verbosity::Quiet,
+        (false, true) => Verbosity::Verbose,
+        (false, false) => Verbosity::Normal,
+    }
 }

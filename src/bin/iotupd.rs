@@ -2,9 +2,11 @@
 
 use std::process::ExitCode;
 
-use iotupd::cli::{AnnouncedOn, EngineArg, ImageArg, PacingArg, Parsed, RateArg, ServerArgs, announced_on, parse};
+use iotupd::cli::{
+    AnnouncedOn, EngineArg, ImageArg, PacingArg, Parsed, RateArg, ReportArgs, ServerArgs, announced_on, parse,
+};
 use iotupd::drive::serve::{Announce, EngineChoice, ImageChoice, ServeOptions, serve};
-use iotupd::drive::{Report, run as run_reported};
+use iotupd::drive::{MetricsOptions, Report, Verbosity, run as run_reported};
 use iotupd::failure::{Exit, Failure};
 use iotupd::sender::{Fec, Pacing};
 
@@ -58,5 +60,18 @@ fn run() -> Result<Exit, Failure> {
         announce,
         watch: args.watch,
     };
-    run_reported(&mut Report::new(PROGRAM, args.json), |report| serve(&options, report))
+    let mut report = Report::with_verbosity(PROGRAM, args.report.json, verbosity(&args.report));
+    if let Some(file) = args.report.metrics {
+        let (object_file, group) = (options.file.clone(), options.group.to_string());
+        report.write_metrics(MetricsOptions { file, prefix: "iotup_server", object_file, group })?;
+    }
+    run_reported(&mut report, |report| serve(&options, report))
+}
+
+fn verbosity(args: &ReportArgs) -> Verbosity {
+    match (args.quiet, args.verbose) {
+        (true, _) => Verbosity::Quiet,
+        (false, true) => Verbosity::Verbose,
+        (false, false) => Verbosity::Normal,
+    }
 }

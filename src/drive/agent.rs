@@ -16,7 +16,7 @@ use super::durable::DurableFile;
 use super::listen::{Listener, Part};
 use super::receive::{self, FetchTerms, ReceiveFileOptions};
 use super::report::{self, Report};
-use super::{destination, end, hook, notices};
+use super::{destination, end, hook, notices, tally};
 use crate::agent::{Agent, AgentConfig, Journal, Step};
 use crate::failure::{Exit, Failure, describe, shown};
 use crate::limits::{FETCH_IDLE_TIME_MAX, FETCH_TIME_MAX, JOURNAL_SIZE_MAX, LISTEN_RETRY_INTERVAL};
@@ -354,6 +354,10 @@ impl Watch<'_> {
                     self.report.notice(kind, &text);
                 }
             }
+            self.report.metrics(now, |out| {
+                out.gauge("version_min", "The lowest version that is taken.", version_min);
+                tally::metrics(out, receiver.counts(), receiver.senders(), listener.dropped_buffers());
+            });
             listener.look(now, receiver.senders(), self.report)?;
             if let Some(Action::Prepare { manifest, .. }) = receiver.poll_action() {
                 self.note_news(now, &manifest);

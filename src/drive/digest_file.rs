@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::end;
-use super::report::{self, Report};
+use super::report::{self, Report, Standing};
 use crate::digest::{ObjectTree, block_value, zero_block_value};
 use crate::failure::{Exit, Failure, describe, shown};
 use crate::limits::BLOCK_SIZE;
@@ -129,8 +129,15 @@ fn read(file: &SourceFile, path: &Path, report: &mut Report) -> Result<ObjectTre
 fn show(report: &mut Report, done: u64, size: ObjectSize) {
     let now = clock::now();
     if report.is_due(now) {
-        let text = format!("reading: {} of {}", report::bytes(done), report::bytes(size.bytes()));
-        report.progress(now, "hashing", json!({ "done": done, "size": size.bytes() }), done, size.bytes(), text);
+        let standing = Standing {
+            name: "hashing",
+            fields: json!({ "done": done, "size": size.bytes() }),
+            position: done,
+            length: size.bytes(),
+            headline: format!("reading: {} of {}", report::bytes(done), report::bytes(size.bytes())),
+            details: String::new(),
+        };
+        report.progress(now, standing);
     }
 }
 

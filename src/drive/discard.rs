@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::listen::{ListenOptions, Listener};
-use super::report::{self, Report};
-use super::tally::{HOST_DROPS_TEXT, HostDrops, Loss, dropped_fields, sender_fields};
+use super::report::{self, Report, Standing};
+use super::tally::{self, HOST_DROPS_TEXT, HostDrops, Loss, dropped_fields, sender_fields};
 use super::{end, notices};
 use crate::digest::zero_block_value;
 use crate::failure::{Exit, Failure};
@@ -236,6 +236,7 @@ impl Measurement<'_> {
             self.said_host_drops = true;
             self.report.notice("warning", HOST_DROPS_TEXT);
         }
+        self.report.metrics(now, |out| tally::metrics_of(out, &self.receiver, self.listener.dropped_buffers()));
         if self.report.is_due(now) && self.receiver.manifest().is_some() {
             self.show_progress(now);
         }
@@ -246,16 +247,18 @@ impl Measurement<'_> {
         let seconds = now.since(self.shown.at).as_secs_f64().max(1e-3);
         let goodput = 8.0 * (self.tally.bytes - self.shown.bytes) as f64 / seconds;
         self.shown = Shown { at: now, bytes: self.tally.bytes };
-        let text = format!(
-            "{} of {}, goodput {}, {}",
-            report::bytes(progress.held),
-            report::bytes(progress.size),
-            report::rate(goodput),
-            loss.text_of_both()
-        );
         let mut fields = self.figures(now);
         fields["goodput_bps"] = goodput.into();
-        self.report.progress(now, "progress", fields, progress.held, progress.size, text);
+        let (held, size) = (report::bytes(progress.held), report::bytes(progress.size));
+        let standing = Standing {
+            name: "progress",
+            fields,
+            position: progress.held,
+            length: progress.size,
+            headline: format!("{held} of {size}, goodput {}", report::rate(goodput)),
+            details: loss.text_of_both(),
+        };
+        self.report.progress(now, standing);
     }
 
     /// What an event has to say of the measurement so far.
@@ -281,6 +284,7 @@ impl Measurement<'_> {
         self.report.clear();
         let now = clock::now();
         self.end_drops_interval(now);
+        self.report.last_metrics(|out| tally::metrics_of(out, &self.receiver, self.listener.dropped_buffers()));
         let text = self.tally.text(now, &Loss::of(self.receiver.senders()));
         let result = match outcome {
             Ok(Outcome::Enough) => Ok(format!("enough of every block has come: {text}")),

@@ -15,8 +15,8 @@ pub(super) use self::options::FetchTerms;
 pub use self::options::ReceiveFileOptions;
 use super::listen::Listener;
 use super::printer::Printer;
-use super::report::{self, Report};
-use super::tally::{HOST_DROPS_TEXT, HostDrops, Loss, Rate, dropped_fields, sender_fields};
+use super::report::{self, Report, Standing};
+use super::tally::{self, HOST_DROPS_TEXT, HostDrops, Loss, Rate, dropped_fields, sender_fields};
 use super::trusted;
 use super::unreadable::Unreadable;
 use super::workers::{Done, Workers};
@@ -401,6 +401,7 @@ impl Transfer<'_> {
             self.said_host_drops = true;
             self.report.notice("warning", HOST_DROPS_TEXT);
         }
+        self.report.metrics(now, |out| tally::metrics_of(out, &self.receiver, self.listener.dropped_buffers()));
         if self.report.is_due(now) && self.receiver.manifest().is_some() {
             self.show_progress(now);
         }
@@ -410,26 +411,38 @@ impl Transfer<'_> {
         let progress = self.receiver.progress();
         self.rate.update(now, progress.held);
         let loss = self.loss();
-        let left = 8.0 * progress.size.saturating_sub(progress.held) as f64 / self.rate.bits_per_second;
-        let text = format!(
-            "{} of {}, {}, {} left, {}",
-            report::bytes(progress.held),
-            report::bytes(progress.size),
-            report::rate(self.rate.bits_per_second),
-            report::span(left),
-            loss.text()
-        );
+        let eta = self.rate.seconds_for(progress.size.saturating_sub(progress.held));
+        let left = eta.map_or_else(|| "nothing comes".to_owned(), |seconds| format!("{} left", report::span(seconds)));
+        let (held, size) = (report::bytes(progress.held), report::bytes(progress.size));
+        let rate = report::rate(self.rate.bits_per_second);
         let fields = json!({
             "size": progress.size,
             "held": progress.held,
             "blocks": progress.blocks,
             "blocks_verified": progress.blocks_verified,
+            "blocks_failed": self.receiver.counts().blocks_failed,
+            "rate_bps": self.rate.bits_per_second,
+            "eta_seconds": eta,
             "received": loss.received,
             "lost": loss.lost,
             "lost_host": loss.lost_host,
+            "dropped": dropped_fields(self.receiver.counts()),
             "seconds": now.since(self.started).as_secs_f64(),
         });
-        self.report.progress(now, "progress", fields, progress.held, progress.size, text);
+        let standing = Standing {
+            name: "progress",
+            fields,
+            position: progress.held,
+            length: progress.size,
+            headline: format!("{held} of {size}, {rate}, {left}"),
+            details: format!(
+                "{} of {} blocks verified, {}",
+                progress.blocks_verified,
+                progress.blocks,
+                loss.text_of_both()
+            ),
+        };
+        self.report.progress(now, standing);
     }
 
     fn loss(&self) -> Loss {
@@ -440,6 +453,7 @@ impl Transfer<'_> {
         self.report.clear();
         let verified = clock::now();
         self.end_drops_interval(verified);
+        self.report.last_metrics(|out| tally::metrics_of(out, &self.receiver, self.listener.dropped_buffers()));
         let result = match outcome.and_then(|outcome| self.flush().map(|()| outcome)) {
             Ok(Outcome::Verified) => self.commit(),
             Ok(Outcome::GaveUp(reason)) => Err(self.give_up_failure(reason)),

@@ -1,54 +1,96 @@
-//! What the user sees: JSON events on standard output, or lines and a bar on standard error.
+//! What the user sees: JSON events on standard output, or lines and a bar on standard error; and figures in a file, where that is asked for.
 
-use std::io::{IsTerminal, Write};
-use std::os::fd::AsFd;
+use std::io::Write;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Map, Value};
 
-use crate::failure::Failure;
+use super::log::{Log, Priority, Reader, Verbosity, takes_more};
+use super::metrics::{Exposition, Metrics, MetricsOptions};
+use crate::failure::{Exit, Failure, describe, shown};
 use crate::sys::clock;
 use crate::types::Time;
 
-/// The version of the events' form; it changes when a member changes its meaning or goes away.
+/// The version of the events' form (docs/events.schema.json); it changes when a member changes its meaning or goes away.
 const SCHEMA: u64 = 1;
 /// Between two events of progress.
 const JSON_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two lines of progress where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
+/// The same in the journal, where they are kept.
+const JOURNAL_INTERVAL: Duration = Duration::from_secs(300);
 /// Between two drawings of the bar.
 const BAR_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Where the work stands.
+#[derive(Debug)]
+pub struct Standing {
+    /// The event's name.
+    pub name: &'static str,
+    /// Its members.
+    pub fields: Value,
+    /// How far it is on the way to `length`.
+    pub position: u64,
+    /// 0: there is no end to move towards.
+    pub length: u64,
+    /// What people want to know first.
+    pub headline: String,
+    /// And then; empty if there is no more.
+    pub details: String,
+}
 
 /// Where events go.
 #[derive(Debug)]
 pub struct Report {
-    program: &'static str,
+    log: Log,
     json: bool,
     bar: Option<ProgressBar>,
-    is_terminal: bool,
     has_ended: bool,
     next_progress: Time,
+    /// When the facts of progress are next said, with [`Verbosity::Verbose`].
+    next_facts: Time,
+    metrics: Option<Metrics>,
 }
 
 impl Report {
     /// For `program`, as JSON events or for people.
     #[must_use]
     pub fn new(program: &'static str, json: bool) -> Self {
-        // A terminal that cannot move its cursor gets lines.
-        let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        let is_terminal = std::io::stderr().is_terminal() && !is_dumb;
-        Self { program, json, bar: None, is_terminal, has_ended: false, next_progress: clock::now() }
+        Self::with_verbosity(program, json, Verbosity::default())
+    }
+
+    /// The same, with more or less on standard error.
+    #[must_use]
+    pub fn with_verbosity(program: &'static str, json: bool, verbosity: Verbosity) -> Self {
+        let (log, now) = (Log::new(program, verbosity), clock::now());
+        Self { log, json, bar: None, has_ended: false, next_progress: now, next_facts: now, metrics: None }
+    }
+
+    /// Writes figures into a file from now on.
+    ///
+    /// # Errors
+    /// [`Exit::Unavailable`] if there is no thread to be had that writes them.
+    pub fn write_metrics(&mut self, options: MetricsOptions) -> Result<(), Failure> {
+        self.metrics = Some(Metrics::start(options)?);
+        Ok(())
     }
 
     /// One for another thread, which draws no bar.
     pub(super) fn sibling(&self) -> Self {
-        Self { is_terminal: false, ..Self::new(self.program, self.json) }
+        let mut report = Self::with_verbosity(self.log.program, self.json, self.log.verbosity);
+        if report.log.reader == Reader::Terminal {
+            report.log.reader = Reader::Lines;
+        }
+        report
     }
 
     /// Something happened: `fields` is a JSON object, `line` what people are told of it, if anything.
     pub fn event(&mut self, name: &str, fields: Value, line: Option<String>) {
+        self.event_of(Priority::Info, name, fields, line);
+    }
+
+    fn event_of(&mut self, priority: Priority, name: &str, fields: Value, line: Option<String>) {
         if self.json {
             let mut event = Map::new();
             event.insert("schema".into(), SCHEMA.into());
@@ -63,34 +105,50 @@ impl Report {
             if name == "end" || takes_more(&out) {
                 let _ = writeln!(out, "{}", Value::Object(event)).and_then(|()| out.flush());
             }
-        } else if let Some(line) = line {
-            self.line(&line);
+            return;
+        }
+        if let Some(line) = line {
+            self.line(priority, &line);
+        }
+        if name != "notice" {
+            self.facts(name, &fields);
         }
     }
 
     /// Something that people should know.
     pub fn notice(&mut self, kind: &str, text: &str) {
-        self.event("notice", serde_json::json!({ "kind": kind, "text": text }), Some(text.to_owned()));
+        let fields = serde_json::json!({ "kind": kind, "text": text });
+        self.event_of(Priority::of_notice(kind), "notice", fields, Some(text.to_owned()));
     }
 
-    /// The last event, for a failure before anything began.
-    pub(super) fn end_if_open(&mut self, failure: &Failure) {
-        if !self.has_ended {
+    /// The last event, for a failure before anything began, and the last figures.
+    pub(super) fn end(&mut self, result: Result<Exit, &Failure>) {
+        if let Err(failure) = result
+            && !self.has_ended
+        {
             let fields = serde_json::json!({ "exit": failure.exit as u8, "message": failure.to_string() });
             self.event("end", fields, None);
         }
+        if let Some(metrics) = &mut self.metrics {
+            metrics.end(result.unwrap_or_else(|failure| failure.exit));
+        }
+        self.tell_metrics_failure();
     }
 
-    fn line(&self, text: &str) {
-        let show = || {
-            let mut out = std::io::stderr().lock();
-            if takes_more(&out) {
-                let _ = writeln!(out, "{}: {text}", self.program);
-            }
-        };
+    fn line(&self, priority: Priority, text: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(show),
-            None => show(),
+            Some(bar) if self.log.wants(priority) => bar.suspend(|| self.log.say(priority, text)),
+            _ => self.log.say(priority, text),
+        }
+    }
+
+    /// The members of an event as words, for people who want to know all.
+    fn facts(&self, name: &str, fields: &Value) {
+        if self.log.wants(Priority::Debug)
+            && let Value::Object(fields) = fields
+        {
+            let facts = fields.iter().map(|(name, value)| format!(" {name}={value}"));
+            self.line(Priority::Debug, &format!("{name}:{}", facts.collect::<String>()));
         }
     }
 
@@ -100,20 +158,33 @@ impl Report {
         now >= self.next_progress
     }
 
-    /// Where the work stands: an event, the bar, or a line, whatever fits. `length` 0: there is no end to move towards.
-    pub fn progress(&mut self, now: Time, name: &str, fields: Value, position: u64, length: u64, text: String) {
+    /// Says where the work stands: an event, the bar, or a line, whatever fits.
+    pub fn progress(&mut self, now: Time, standing: Standing) {
         self.restart(now);
         if self.json {
-            self.event(name, fields, None);
-        } else if self.is_terminal {
-            let bar = self.bar.get_or_insert_with(|| new_bar(length));
-            bar.set_length(length);
-            bar.set_position(position);
-            bar.set_message(text);
-            bar.tick();
-        } else {
-            self.line(&text);
+            return self.event(standing.name, standing.fields, None);
         }
+        match self.log.reader {
+            // Whoever wants to know only what is wrong gets no bar either.
+            Reader::Terminal if self.log.wants(Priority::Info) => self.draw(&standing),
+            Reader::Terminal | Reader::Journal | Reader::Lines => {
+                let separator = if standing.details.is_empty() { "" } else { ", " };
+                self.line(Priority::Info, &format!("{}{separator}{}", standing.headline, standing.details));
+            }
+        }
+        if now >= self.next_facts {
+            self.next_facts = now.after(LINE_INTERVAL);
+            self.facts(standing.name, &standing.fields);
+        }
+    }
+
+    fn draw(&mut self, standing: &Standing) {
+        let bar = self.bar.get_or_insert_with(|| new_bar(standing));
+        bar.set_length(standing.length);
+        bar.set_position(standing.position);
+        bar.set_prefix(standing.headline.clone());
+        bar.set_message(standing.details.clone());
+        bar.tick();
     }
 
     /// Takes the bar away: a phase has ended.
@@ -125,24 +196,53 @@ impl Report {
 
     /// The next report of progress is due one interval after `now`.
     pub fn restart(&mut self, now: Time) {
-        self.next_progress = now.after(match (self.json, self.is_terminal) {
+        self.next_progress = now.after(match (self.json, self.log.reader) {
             (true, _) => JSON_INTERVAL,
-            (false, true) => BAR_INTERVAL,
-            (false, false) => LINE_INTERVAL,
+            (false, Reader::Terminal) => BAR_INTERVAL,
+            (false, Reader::Journal) => JOURNAL_INTERVAL,
+            (false, Reader::Lines) => LINE_INTERVAL,
         });
+    }
+
+    /// Writes the figures that `fill` says, if they are asked for and it is time.
+    pub(super) fn metrics(&mut self, now: Time, fill: impl FnOnce(&mut Exposition)) {
+        if let Some(metrics) = &mut self.metrics
+            && metrics.is_due(now)
+        {
+            metrics.write(now, fill);
+            self.tell_metrics_failure();
+        }
+    }
+
+    /// The figures that the file says when the program has ended, if they are asked for.
+    pub(super) fn last_metrics(&mut self, fill: impl FnOnce(&mut Exposition)) {
+        if let Some(metrics) = &mut self.metrics {
+            metrics.note(fill);
+        }
+    }
+
+    fn tell_metrics_failure(&mut self) {
+        let failure = self.metrics.as_mut().and_then(Metrics::take_failure);
+        let failure = failure.map(|(path, error)| format!("cannot write {}: {}", shown(path), describe(&error)));
+        if let Some(text) = failure {
+            // Nothing may come after the last event.
+            if self.has_ended {
+                self.line(Priority::Warning, &text);
+            } else {
+                self.notice("warning", &text);
+            }
+        }
     }
 }
 
-/// Whether a line can be written without waiting for whoever reads.
-fn takes_more(out: &impl AsFd) -> bool {
-    let mut sinks = [PollFd::new(out.as_fd(), PollFlags::POLLOUT)];
-    !matches!(poll(&mut sinks, PollTimeout::ZERO), Ok(0))
-}
-
-fn new_bar(length: u64) -> ProgressBar {
-    let template = if length > 0 { "{bar:30} {percent:>3}% {msg}" } else { "{spinner} {msg}" };
+fn new_bar(standing: &Standing) -> ProgressBar {
+    let template = match (standing.length, standing.details.is_empty()) {
+        (0, _) => "{spinner} {prefix}{wide_msg}",
+        (_, true) => "[{bar:20}] {percent:>3} % {prefix}",
+        (_, false) => "[{bar:20}] {percent:>3} % {prefix}\n{wide_msg}",
+    };
     let style = ProgressStyle::with_template(template).expect("a valid template").progress_chars("=> ");
-    ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr()).with_style(style)
+    ProgressBar::with_draw_target(Some(standing.length), ProgressDrawTarget::stderr()).with_style(style)
 }
 
 /// A number of bytes for people.

@@ -2,6 +2,7 @@
 
 mod announcer;
 mod defaults;
+mod figures;
 mod reload;
 mod service;
 mod session;
@@ -24,7 +25,8 @@ use super::choose;
 pub use super::image::ImageChoice;
 pub use super::line::EngineChoice;
 use super::manifest_file::ManifestFile;
-use super::report::{self, Report};
+use super::report::{self, Report, Standing};
+use super::tally::Rate;
 use super::virtual_server::{Common, Event, Findings, Published, Totals, Trouble};
 use crate::digest::ObjectTree;
 use crate::discovery::Family;
@@ -183,6 +185,7 @@ struct Server<'a> {
     reloader: Reloader,
     service: Service,
     started: Time,
+    rate: Rate,
     next_look: Time,
     said_replaced: bool,
     /// What people have been told: several virtual servers meet the same trouble.
@@ -208,6 +211,7 @@ impl<'a> Server<'a> {
             reloader,
             service: Service::new(Notifier::from_environment()),
             started: now,
+            rate: Rate { at: now, held: 0, bits_per_second: 0.0 },
             next_look: now,
             said_replaced: false,
             said: Vec::new(),
@@ -285,6 +289,7 @@ impl<'a> Server<'a> {
         self.file.lease();
         self.announce();
         self.started = clock::now();
+        self.rate = Rate { at: self.started, held: 0, bits_per_second: 0.0 };
         self.crew.common.begin();
         let status = self.plan.status(self.options, &Published::total(&self.published));
         self.service.ready(self.started, &status);
@@ -399,18 +404,29 @@ impl<'a> Server<'a> {
             let text = "of a packet image is copied all the same by what it is sent on, or by a receiver on this host";
             self.warn(format!("most {text}: leave --image out, or try --image auto"));
         }
+        self.report.metrics(now, |out| figures::metrics(out, &self.plan, self.interface, totals));
         if self.report.is_due(now) {
-            let (passes, counts) = (self.passes(totals), totals.counts);
-            let seconds = now.since(self.started).as_secs_f64();
-            let rate = report::rate(8.0 * counts.ip_bytes as f64 / seconds.max(1e-3));
-            let text = format!(
-                "{passes:.2} passes, {rate}, {} packets",
-                counts.data + counts.manifest + counts.hashes + counts.outside
-            );
-            let fields = self.figures(now, totals);
-            self.report.progress(now, "status", fields, 0, 0, text);
+            self.show_progress(now, totals);
         }
         Ok(())
+    }
+
+    fn show_progress(&mut self, now: Time, totals: &Totals) {
+        let (passes, counts) = (self.passes(totals), totals.counts);
+        self.rate.update(now, counts.ip_bytes);
+        let packets = counts.data + counts.manifest + counts.hashes + counts.outside;
+        let mut fields = self.figures(now, totals);
+        fields["rate_bps"] = self.rate.bits_per_second.into();
+        let rate = report::rate(self.rate.bits_per_second);
+        let standing = Standing {
+            name: "status",
+            fields,
+            position: 0,
+            length: 0,
+            headline: format!("{passes:.2} passes, {rate}, {packets} packets"),
+            details: figures::trouble_text(totals),
+        };
+        self.report.progress(now, standing);
     }
 
     fn changed(&self) -> Failure {
@@ -460,6 +476,7 @@ impl<'a> Server<'a> {
             Err(failure) => (failure.exit, failure.to_string()),
         };
         let totals = Published::total(&self.published);
+        self.report.last_metrics(|out| figures::metrics(out, &self.plan, self.interface, &totals));
         let mut fields = self.figures(now, &totals);
         fields["exit"] = (exit as u8).into();
         fields["message"] = message.as_str().into();

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::receiver::{Counts, DropReason, SenderEntry};
+use super::metrics::Exposition;
+use crate::receiver::{Counts, DropReason, Receiver, SenderEntry};
 use crate::types::Time;
 
 /// Loss in an interval in which this host dropped packets is put down to the host.
@@ -30,6 +31,12 @@ impl Rate {
             self.bits_per_second += weight * (current - self.bits_per_second);
             (self.at, self.held) = (now, held);
         }
+    }
+
+    /// Seconds until so many more bytes have come; `None` while nothing does.
+    pub(super) fn seconds_for(&self, bytes: u64) -> Option<f64> {
+        let seconds = 8.0 * bytes as f64 / self.bits_per_second;
+        seconds.is_finite().then_some(seconds)
     }
 }
 
@@ -113,9 +120,61 @@ pub(super) fn dropped_fields(counts: &Counts) -> Value {
     reasons.filter(|(_, count)| *count > 0).map(|(name, count)| (name, Value::from(count))).collect()
 }
 
+/// Figures of a receiver for Prometheus.
+pub(super) fn metrics(out: &mut Exposition, counts: &Counts, senders: &[SenderEntry], dropped_buffers: u32) {
+    let loss = Loss::of(senders);
+    let sum = |of: fn(&SenderEntry) -> u64| senders.iter().map(of).sum::<u64>();
+    out.counter("datagrams_total", "Datagrams that came, of whatever kind.", counts.datagrams);
+    out.counter("received_bytes_total", "Their bytes, without IP and UDP headers.", counts.bytes);
+    out.counter("packets_received_total", "Data packets that came for the first time.", loss.received);
+    let lost = [("network", loss.lost), ("host", loss.lost_host)];
+    out.counters("packets_lost_total", "Data packets lost on the way, or dropped by this host.", "where", lost);
+    out.counter("packets_late_total", "Data packets that came after a later one.", sum(|sender| sender.loss.late));
+    let repeated = sum(|sender| sender.loss.duplicates);
+    out.counter("packets_repeated_total", "Data packets that came more than once.", repeated);
+    let help = "Datagrams that changed nothing, by reason.";
+    let reasons = DropReason::ALL.iter().map(|&reason| (reason.name(), counts.dropped(reason)));
+    out.counters("datagrams_dropped_total", help, "reason", reasons);
+    let help = "Receive buffers that the kernel of this host dropped, of one or many packets each.";
+    out.counter("host_dropped_buffers_total", help, dropped_buffers);
+    out.counter("symbols_stored_total", "Symbols that were of use.", counts.stored);
+    out.counter("manifests_total", "Manifests of the accepted object.", counts.manifests);
+    out.counter("hashes_total", "Hashes packets whose proof holds.", counts.hashes);
+    out.counter(
+        "blocks_failed_total",
+        "Blocks whose digest did not match, and that were received again.",
+        counts.blocks_failed,
+    );
+}
+
+/// The same, with what is being received, and how far that is.
+pub(super) fn metrics_of(out: &mut Exposition, receiver: &Receiver, dropped_buffers: u32) {
+    if let Some(manifest) = receiver.manifest() {
+        let (object, digest) = (manifest.key().id.to_string(), manifest.digest.to_string());
+        let is_authenticated = if receiver.voucher().is_some() { "yes" } else { "no" };
+        let facts = [("object", &*object), ("digest", &*digest), ("authenticated", is_authenticated)];
+        out.info("What is being received.", &facts);
+        out.gauge("object_version", "The version in its manifest.", manifest.version);
+    }
+    let progress = receiver.progress();
+    out.gauge("object_size_bytes", "The size of the file; 0 before a manifest was accepted.", progress.size);
+    out.gauge("object_held_bytes", "How much of it has come.", progress.held);
+    out.gauge("object_blocks", "Its blocks of 1 MiB.", progress.blocks);
+    out.gauge("object_blocks_verified", "Blocks whose digest was found right.", progress.blocks_verified);
+    metrics(out, receiver.counts(), receiver.senders(), dropped_buffers);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn time_left_is_known_only_while_something_comes() {
+        let mut rate = Rate { at: Time::from_nanos(0), held: 0, bits_per_second: 0.0 };
+        assert_eq!(rate.seconds_for(1000), None);
+        rate.update(Time::from_nanos(1_000_000_000), 500);
+        assert_eq!(rate.seconds_for(1000), Some(2.0));
+    }
 
     #[test]
     fn drops_are_those_of_the_interval_though_the_kernel_s_counter_overflows() {

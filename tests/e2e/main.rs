@@ -2,7 +2,7 @@
 //!
 //! Every test makes network namespaces of its own (`lab`), starts `iotupd` and `iotupc` in them (`run`), and takes all down
 //! again, even when it panics. They need root and `ip`, `tc`, `nft`, `ethtool`, `python3`, `setpriv`, `losetup`, `fincore`, `mkfs.btrfs`, `cc`, `minisign`,
-//! `dnsmasq` and `smcrouted`, and
+//! `dnsmasq`, `smcrouted`, `prometheus-node-exporter` and python3's `jsonschema`, and
 //! fail where these are missing: `scripts/test` installs and runs them. Lines that begin with `figure |` are what `scripts/measure` prints.
 
 // These tests live in real time: they wait for real processes.
@@ -26,10 +26,13 @@ mod image;
 mod interfaces;
 mod lab;
 mod loss;
+mod metrics;
 mod output;
+mod readme;
 mod reload;
 mod resume;
 mod run;
+mod schema;
 mod servers;
 mod signed;
 #[allow(dead_code, reason = "all tests share it, and none uses all of it")]

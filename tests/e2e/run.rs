@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::lab::{Host, Lab};
+use crate::schema;
 
 /// Far more than anything here takes; a program that hangs fails its test after this.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
@@ -244,6 +245,7 @@ impl Process {
         }
         let memory = self.sampler.take().expect("collected once").join().expect("memory can be sampled");
         let log = std::mem::take(&mut *self.log.0.lock().expect("no reader panics"));
+        schema::require_described(&log.events);
         Ended { exit: status.code(), events: log.events, stderr: log.stderr, memory }
     }
 }
@@ -253,6 +255,10 @@ impl Drop for Process {
         // After a regular end the process has been waited for, and this does nothing.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if !std::thread::panicking() {
+            // A last line that the kill has cut off is not an event.
+            schema::require_described(&std::mem::take(&mut self.log.0.lock().expect("no reader panics").events));
+        }
     }
 }
 
