@@ -1,6 +1,7 @@
 //! The command lines: what users may write, parsed once into values that cannot be wrong. Defaults that depend on the machine
 //! (the interface, its MTU, its speed) are left to `drive`.
 
+mod doctor;
 mod group;
 mod sources;
 mod units;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use doctor::DoctorArgs;
 pub use group::GroupArg;
 pub use sources::{HostName, SourceArg, SourceArgs};
 pub use units::{ByteCount, Percent, RateArg};
@@ -320,6 +322,8 @@ pub enum Tool {
     Manifest(ManifestArgs),
     /// Check a manifest, its signature, and its file
     Verify(VerifyArgs),
+    /// Look why nothing comes from GROUP, and say what mends it; ends with 69 if something keeps packets away
+    Doctor(DoctorArgs),
 }
 
 /// What a manifest is to say.

@@ -54,6 +54,18 @@ impl Failure {
         Self::new(exit, what, describe(error))
     }
 
+    /// What failed on what, and why, without what to do about it.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        format!("{}: {}", self.what, self.cause)
+    }
+
+    /// What the user can do about it; empty if nothing is known.
+    #[must_use]
+    pub fn advice(&self) -> &str {
+        &self.remedy
+    }
+
     /// Adds what the user can do about it.
     #[must_use]
     pub fn remedy(mut self, remedy: impl Into<String>) -> Self {

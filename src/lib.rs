@@ -11,6 +11,7 @@
 //! ```text
 //! bin ─► cli, drive ─► sender, receiver ─► wire ─► manifest ─► digest ─► object ─► types, limits, failure
 //!               ├────► discovery ───────────────────────────────────────────────► types, limits, failure
+//!               ├────► diagnosis ───────────────────────────────────────────────► types, limits, failure
 //!               ├────► fec ────────────────────────────────────────────► object
 //!               └────► sys ──────────────────────────────────────────────────────► types, limits, failure
 //! ```
@@ -21,6 +22,7 @@
 //!   answers with values. It has no clock, socket, file, thread or global, so that any number of senders and receivers can run
 //!   in one deterministic simulation (`tests/sim`).
 //! - **`discovery`** is sans-I/O as well: DNS answers and what was heard go in, questions and sources to join come out.
+//! - **`diagnosis`** is a function of facts: why nothing comes, and what mends it. `drive::doctor` gathers the facts.
 //! - **`fec`** is the erasure code of one block: repair symbols for the sender, whole blocks for the receiver's workers.
 //! - The **kernel** (`sys`) is all that is `unsafe`: sockets, maps, target files, the clock, signals. It knows no packet.
 //! - **`drive`** joins the two: one loop that sends, one that receives, and one that only counts what comes (`drive::discard`).
@@ -74,6 +76,7 @@ pub mod manifest;
 pub mod object;
 pub mod wire;
 
+pub mod diagnosis;
 pub mod discovery;
 pub mod receiver;
 pub mod sender;

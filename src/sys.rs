@@ -8,6 +8,7 @@ pub mod clock;
 #[allow(unsafe_code)]
 pub mod device;
 pub mod error_queue;
+pub mod firewall;
 #[allow(unsafe_code)]
 pub mod interface;
 pub mod link_watch;
@@ -15,6 +16,7 @@ pub mod link_watch;
 mod membership;
 #[allow(unsafe_code)]
 pub mod memory;
+mod netlink;
 pub mod output;
 #[allow(unsafe_code)]
 pub mod processors;
@@ -22,6 +24,7 @@ pub mod processors;
 pub mod random;
 #[allow(unsafe_code)]
 pub mod receive_socket;
+pub mod route;
 #[allow(unsafe_code)]
 pub mod scratch;
 #[allow(unsafe_code)]
@@ -34,6 +37,7 @@ pub mod slot_file;
 mod socket;
 #[allow(unsafe_code)]
 pub mod source_file;
+pub mod tap;
 #[allow(unsafe_code)]
 pub mod target;
 #[allow(unsafe_code)]
@@ -50,5 +54,6 @@ pub use send_socket::{Lent, Memory, Message, SendOptions, SendSocket};
 pub use signals::StopSignal;
 pub use slot_file::SlotFile;
 pub use source_file::{FileIdentity, Hold, SourceFile, SourceMap, SourceState};
+pub use tap::{Seen, Tap};
 pub use target::{Created, PartFile, Spool, Target};
 pub use uring_socket::{ImageUsage, UringSocket};

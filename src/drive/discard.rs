@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::doctor::Silence;
 use super::end;
 use super::listen::{ListenOptions, Listener};
 use super::report::{self, Report};
@@ -67,6 +68,7 @@ pub fn discard(options: &DiscardOptions, report: &mut Report) -> Result<Exit, Fa
         started: now,
         drops: HostDrops { at: now, buffers: 0 },
         said_host_drops: false,
+        silence: Silence::default(),
     };
     let outcome = measurement.run();
     measurement.finish(outcome)
@@ -186,6 +188,7 @@ struct Measurement<'a> {
     started: Time,
     drops: HostDrops,
     said_host_drops: bool,
+    silence: Silence,
 }
 
 impl Measurement<'_> {
@@ -266,10 +269,12 @@ impl Measurement<'_> {
 
     fn tell(&mut self, now: Time) {
         while let Some(notice) = self.receiver.poll_notice() {
-            if let Some((kind, text)) = words(&notice, &self.place) {
+            self.silence.note(&notice, || self.listener.subject());
+            if let Some((kind, text)) = words(&notice) {
                 self.report.notice(kind, &text);
             }
         }
+        self.silence.tell(&self.listener, self.report);
         if self.listener.dropped_buffers() > 0 && !self.said_host_drops {
             self.said_host_drops = true;
             let text = "this host drops packets because it cannot take them fast enough: see sysctl net.core.rmem_max";
@@ -391,7 +396,7 @@ fn sender_fields(sender: &SenderEntry) -> Value {
 }
 
 /// The kind of a notice and what people are told of it; `None` for those that come only where something is verified.
-fn words(notice: &Notice, place: &str) -> Option<(&'static str, String)> {
+fn words(notice: &Notice) -> Option<(&'static str, String)> {
     Some(match notice {
         Notice::ManifestRefused(refusal) => ("manifest_refused", format!("a manifest is refused: {refusal}")),
         Notice::TooLarge { size, size_max } => (
@@ -404,14 +409,12 @@ fn words(notice: &Notice, place: &str) -> Option<(&'static str, String)> {
         Notice::SessionChanged(size) => {
             ("session_changed", format!("no block becomes complete: trying symbols of {} bytes", size.bytes()))
         }
-        Notice::Silent => (
-            "silent",
-            format!(
-                "nothing has come from {place} for 5 s (is iotupd running, is this its group, port and interface?)"
-            ),
-        ),
         Notice::HeardAgain => ("heard_again", "packets come again".into()),
-        Notice::BlockFailed(_) | Notice::Distrusted(_) | Notice::ExpiryUnknown | Notice::Succeeded { .. } => {
+        Notice::Silent
+        | Notice::BlockFailed(_)
+        | Notice::Distrusted(_)
+        | Notice::ExpiryUnknown
+        | Notice::Succeeded { .. } => {
             return None;
         }
     })

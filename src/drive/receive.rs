@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::doctor::Silence;
 use super::listen::{ListenOptions, Listener};
 use super::printer::Printer;
 use super::report::{self, Report};
@@ -90,6 +91,7 @@ pub fn receive(options: &ReceiveFileOptions, report: &mut Report) -> Result<Exit
         rate: Rate { at: now, held: 0, bits_per_second: 0.0 },
         said_host_drops: false,
         unreadable: Unreadable::default(),
+        silence: Silence::default(),
         drops: HostDrops { at: now, buffers: 0 },
     };
     let outcome = transfer.run();
@@ -135,6 +137,7 @@ struct Transfer<'a> {
     said_host_drops: bool,
     drops: HostDrops,
     unreadable: Unreadable,
+    silence: Silence,
 }
 
 impl Transfer<'_> {
@@ -371,9 +374,12 @@ impl Transfer<'_> {
             if matches!(notice, Notice::BlockFailed(_)) && failed > FAILED_BLOCKS_TOLD {
                 continue;
             }
-            let (kind, text) = notices::words(&notice, &self.listener.to_string(), self.output.limits());
-            self.report.notice(kind, &text);
+            self.silence.note(&notice, || self.listener.subject());
+            if let Some((kind, text)) = notices::words(&notice, self.output.limits()) {
+                self.report.notice(kind, &text);
+            }
         }
+        self.silence.tell(&self.listener, self.report);
         if self.listener.dropped_buffers() > 0 && !self.said_host_drops {
             self.said_host_drops = true;
             let text = "this host drops packets because it cannot take them fast enough: see sysctl net.core.rmem_max";
