@@ -1,10 +1,10 @@
 //! What came, and what kept the rest: the firewall, the routes back, the hop limit, the MTU.
 
-use super::facts::{Facts, Heard, Hook, Returns, Rpf, SourceRoute, Wire};
+use super::facts::{Facts, Heard, Hook, Returns, Rpf, SourceRoute, Stray, Wire};
 use super::load::rate_words;
 use super::place::list;
 use super::remedy::{Remedy, conf, here, host_route, let_through, on_server};
-use super::{Check, Finding};
+use super::{Check, Finding, Status};
 
 /// Multicast packets that the kernel counts and the socket does not get, from which on it is no chance: other programs hear groups too.
 const UNDELIVERED_MIN: u64 = 20;
@@ -16,7 +16,11 @@ const MTU_JUMBO: u32 = 9000;
 pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     let Some(heard) = &facts.heard else { return Vec::new() };
     let source = source(facts, heard);
-    let is_explained = source.as_ref().is_some_and(|finding| finding.status == super::Status::Fail);
+    // A packet that cannot be routed is dropped before any firewall's chain for this host.
+    let has_no_route = facts.group.is_ipv6() && matches!(facts.route, Some(Err(_)));
+    let is_elsewhere = facts.others.iter().any(|other| other.datagrams > 0);
+    let is_explained =
+        has_no_route || is_elsewhere || source.as_ref().is_some_and(|finding| finding.status == Status::Fail);
     let mut findings: Vec<_> = source.into_iter().collect();
     findings.extend(firewall(facts, heard).filter(|_| !is_explained));
     findings.extend(hops(facts, heard));
@@ -72,21 +76,23 @@ fn filter_words(filter: Rpf) -> &'static str {
 
 /// Who sends, where only others are to be heard.
 fn stranger(facts: &Facts) -> Option<Vec<std::net::IpAddr>> {
-    let wire = facts.wire.as_ref().filter(|wire| !wire.senders.is_empty() && !facts.sources.is_empty())?;
-    wire.senders.iter().all(|sender| !facts.sources.contains(sender)).then(|| wire.senders.clone())
+    let seen = facts.wire.iter().flat_map(|wire| &wire.senders);
+    let senders: std::collections::BTreeSet<_> = facts.strangers.iter().chain(seen).copied().collect();
+    let are_all_others = senders.iter().all(|sender| !facts.sources.contains(sender));
+    (!facts.sources.is_empty() && !senders.is_empty() && are_all_others).then(|| senders.into_iter().collect())
 }
 
 /// What rp_filter drops (RFC 3704).
 fn filtered(facts: &Facts) -> Option<Finding> {
     let (name, returns) = (facts.interface(), &facts.returns);
-    let loosen = || here(format!("sysctl -w {}=2", conf("ipv4", name, "rp_filter")));
     let dropped = facts.counters.rp_filter.unwrap_or(0);
     if let Some(route) = refused_route(returns, name) {
         let source = route.source;
         let (text, remedy) = match &route.interface {
-            Some(by) => {
-                (format!("the route back to {source} goes by {by}, and rp_filter is strict on {name}"), loosen())
-            }
+            Some(by) => (
+                format!("the route back to {source} goes by {by}, and rp_filter is strict on {name}"),
+                here(format!("sysctl -w {}=2", conf("ipv4", name, "rp_filter"))),
+            ),
             None => (
                 format!("there is no route back to {source}, and rp_filter on {name} wants one"),
                 here(format!("ip route add {} dev {name}", host_route(source))),
@@ -98,10 +104,8 @@ fn filtered(facts: &Facts) -> Option<Finding> {
         return None;
     }
     let text = format!("rp_filter has dropped {dropped} packets on this host");
-    let remedy = match returns.filter {
-        Rpf::Loose => here(format!("sysctl -w net.ipv4.conf.all.rp_filter=0 {}=0", conf("ipv4", name, "rp_filter"))),
-        Rpf::Strict | Rpf::Off => loosen(),
-    };
+    // Whose packets those were is not known, so a looser filter may not be loose enough.
+    let remedy = here(format!("sysctl -w net.ipv4.conf.all.rp_filter=0 {}=0", conf("ipv4", name, "rp_filter")));
     Some(Finding::fail(Check::Source, text, remedy))
 }
 
@@ -208,7 +212,9 @@ pub(super) fn packets(facts: &Facts, explained: Option<&Finding>) -> Option<Find
         let text = format!("{ours} packets came from {} in {seconds:.0} s, {rate}", senders.join(", "));
         return Some(Finding::ok(Check::Packets, text));
     }
-    if let Some(finding) = stray(facts) {
+    if explained.is_none_or(|finding| finding.status < Status::Fail)
+        && let Some(finding) = stray(facts)
+    {
         return Some(finding);
     }
     if heard.datagrams > 0 {
@@ -223,7 +229,8 @@ pub(super) fn packets(facts: &Facts, explained: Option<&Finding>) -> Option<Find
 }
 
 fn stray(facts: &Facts) -> Option<Finding> {
-    let stray = facts.wire.as_ref()?.strays.first()?;
+    let of_family = |stray: &&Stray| stray.group.is_ipv4() == facts.group.is_ipv4();
+    let stray = facts.wire.as_ref()?.strays.iter().find(of_family)?;
     let text = format!(
         "nothing came to {}, but packets of iotupd come to {} on {}",
         facts.group, stray.group, stray.interface
@@ -234,7 +241,7 @@ fn stray(facts: &Facts) -> Option<Finding> {
 
 fn unheard(facts: &Facts, explained: Option<&Finding>, seconds: f64) -> (String, Remedy) {
     let on_wire = match &facts.wire {
-        Some(wire) if wire.frames == 0 => ", not even on the wire",
+        Some(wire) if wire.frames == 0 && facts.link().is_some() => ", not even on the wire",
         _ => "",
     };
     let text = format!("nothing came in {seconds:.0} s{on_wire}");

@@ -16,8 +16,12 @@ pub struct Facts {
     pub heard: Option<Heard>,
     /// The same on other interfaces.
     pub others: Vec<Other>,
+    /// Who sends to the group, where only `sources` were heard otherwise.
+    pub strangers: Vec<IpAddr>,
     /// What a packet socket saw; `None` without one.
     pub wire: Option<Wire>,
+    /// The address that packets to the group would have as their source, or why there is no way to it.
+    pub route: Option<Result<IpAddr, String>>,
     /// The membership; `None` if nobody tried.
     pub joined: Option<Joined>,
     /// What the interface's bridge says, where it is one, or a port of one.
@@ -48,7 +52,9 @@ impl Facts {
             choice,
             heard: None,
             others: Vec::new(),
+            strangers: Vec::new(),
             wire: None,
+            route: None,
             joined: None,
             bridge: None,
             returns: Returns::default(),
@@ -320,8 +326,6 @@ pub struct Counters {
 /// What there is to know of sending.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Sending {
-    /// The address that packets would have as their source, or why there is no way to the group.
-    pub route: Result<IpAddr, String>,
     /// Why the kernel would not take a packet, if it was tried; that one was not to leave this host.
     pub refused: Option<String>,
     /// Bits per second that are asked for.

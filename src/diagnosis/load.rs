@@ -4,10 +4,10 @@ use super::facts::{Buffer, Facts, Heard, ManifestDates};
 use super::remedy::{here, on_server};
 use super::{Check, Finding};
 
-/// A buffer that holds so long at the rate carries a receiver over what its host does beside.
-const BUFFER_MS_GOOD: u64 = 10;
+/// A buffer that holds so many milliseconds of the rate carries a receiver over what its host does beside.
+const BUFFER_MS_GOOD: f64 = 10.0;
 /// One that holds less than this loses packets whenever anything else runs.
-const BUFFER_MS_MIN: u64 = 1;
+const BUFFER_MS_MIN: f64 = 1.0;
 const DAY: u64 = 86_400;
 
 pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
@@ -16,13 +16,24 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
 }
 
 /// How many milliseconds of the rate some bytes hold.
-fn milliseconds(bytes: u64, rate_bps: u64) -> u64 {
-    bytes.saturating_mul(8_000) / rate_bps.max(1)
+fn milliseconds(bytes: u64, rate_bps: u64) -> f64 {
+    8e3 * bytes as f64 / rate_bps.max(1) as f64
+}
+
+fn time_words(milliseconds: f64) -> String {
+    match milliseconds {
+        0.0..10.0 => format!("{milliseconds:.1} ms"),
+        10.0..1000.0 => format!("{milliseconds:.0} ms"),
+        _ => format!("{:.0} s", milliseconds / 1e3),
+    }
 }
 
 fn buffer(buffer: &Buffer) -> Finding {
     let rate = rate_words(buffer.rate_bps as f64);
-    let hold = |bytes| format!("{} hold {} ms of {rate}", size_words(bytes), milliseconds(bytes, buffer.rate_bps));
+    let hold = |bytes| {
+        let time = time_words(milliseconds(bytes, buffer.rate_bps));
+        format!("{} hold {time} of {rate}", size_words(bytes))
+    };
     let remedy = || here(format!("sysctl -w net.core.rmem_max={}", buffer.wanted));
     let limit = buffer.limit.unwrap_or(buffer.granted).min(buffer.wanted);
     let judged = milliseconds(limit.min(buffer.granted), buffer.rate_bps);

@@ -96,7 +96,7 @@ fn querier(facts: &Facts) -> Option<Finding> {
     }
     if facts.wire.is_some() {
         let text = format!(
-            "no {protocol} querier answers on {name}: a switch that snoops stops delivering some minutes after joining, if it begins"
+            "no {protocol} querier answers on {name}: a switch that snoops stops delivering some minutes after joining, or never begins"
         );
         return Some(Finding::warn(Check::Querier, text, on_switch("ip link set BRIDGE type bridge mcast_querier 1")));
     }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::facts::{Choice, Facts, Link};
-use super::remedy::{conf, here, on_switch, receive_on};
+use super::remedy::{conf, here, host_route, on_switch, receive_on};
 use super::{Check, Finding};
 
 pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
@@ -14,6 +14,7 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
         Choice::Link(link) => {
             let mut findings = vec![interface(facts, link), state(link)];
             findings.extend(address(facts, link));
+            findings.extend(route(facts, link));
             findings
         }
     }
@@ -89,6 +90,27 @@ fn address(facts: &Facts, link: &Link) -> Option<Finding> {
         Some(_) => Finding::fail(Check::Address, format!("{text} to send from"), remedy),
         None => {
             Finding::warn(Check::Address, format!("{text}: switches and routers may not believe that it joins"), remedy)
+        }
+    })
+}
+
+/// IPv6 takes nothing from a group to which it has no route; IPv4 minds only where it sends.
+fn route(facts: &Facts, link: &Link) -> Option<Finding> {
+    let (group, name) = (facts.group.ip(), &link.name);
+    let route = facts.route.as_ref().filter(|_| link.up && (facts.sending.is_some() || group.is_ipv6()))?;
+    Some(match route {
+        Ok(source) => Finding::ok(Check::Route, format!("the kernel reaches {group} by {name} from {source}")),
+        Err(cause) => {
+            let command = match group {
+                IpAddr::V4(_) => format!("ip route add {} dev {name}", host_route(group)),
+                // With another type datagrams over the loopback interface are sent and never arrive.
+                IpAddr::V6(v6) if link.loopback => {
+                    format!("ip -6 route add local {:x}::/16 dev lo table local", v6.segments()[0])
+                }
+                IpAddr::V6(_) => format!("ip -6 route add multicast ff00::/8 dev {name} table local"),
+            };
+            let text = format!("the kernel does not reach {group} by {name}: {cause}");
+            Finding::fail(Check::Route, text, here(command))
         }
     })
 }

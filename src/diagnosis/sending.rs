@@ -1,10 +1,8 @@
 //! What a server needs to send to the group.
 
-use std::net::IpAddr;
-
 use super::facts::{Facts, Hook, Link, Sending};
 use super::load::rate_words;
-use super::remedy::{here, host_route, let_through};
+use super::remedy::{here, let_through};
 use super::{Check, Finding};
 
 /// What every switch and receiver takes.
@@ -12,8 +10,7 @@ const MTU_PLAIN: u32 = 1500;
 
 pub(super) fn findings(facts: &Facts, sending: &Sending) -> Vec<Finding> {
     let Some(link) = facts.link().filter(|link| link.up) else { return Vec::new() };
-    let mut findings = vec![route(facts, sending, link)];
-    findings.extend(firewall(facts, sending));
+    let mut findings: Vec<_> = firewall(facts, sending).into_iter().collect();
     findings.extend(rate(facts, sending, link));
     findings.push(mtu(facts, sending, link));
     findings.push(hops(facts, sending));
@@ -21,27 +18,8 @@ pub(super) fn findings(facts: &Facts, sending: &Sending) -> Vec<Finding> {
     findings
 }
 
-fn route(facts: &Facts, sending: &Sending, link: &Link) -> Finding {
-    let (group, name) = (facts.group.ip(), &link.name);
-    match &sending.route {
-        Ok(source) => Finding::ok(Check::Route, format!("the kernel sends to {group} by {name} from {source}")),
-        Err(cause) => {
-            let command = match group {
-                IpAddr::V4(_) => format!("ip route add {} dev {name}", host_route(group)),
-                // With another type datagrams over the loopback interface are sent and never arrive.
-                IpAddr::V6(v6) if link.loopback => {
-                    format!("ip -6 route add local {:x}::/16 dev lo table local", v6.segments()[0])
-                }
-                IpAddr::V6(_) => format!("ip -6 route add multicast ff00::/8 dev {name} table local"),
-            };
-            let text = format!("the kernel does not send to {group} by {name}: {cause}");
-            Finding::fail(Check::Route, text, here(command))
-        }
-    }
-}
-
 fn firewall(facts: &Facts, sending: &Sending) -> Option<Finding> {
-    sending.route.as_ref().ok()?;
+    facts.route.as_ref()?.as_ref().ok()?;
     Some(match &sending.refused {
         None => Finding::ok(Check::Firewall, "the kernel takes datagrams to the group"),
         Some(cause) => {

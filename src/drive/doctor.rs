@@ -79,6 +79,7 @@ pub fn doctor(options: &DoctorOptions, report: &mut Report) -> Result<Exit, Fail
     let mut facts = Facts::new(options.group, choice);
     facts.sources.clone_from(&options.sources);
     facts.chains = host::chains(options.group);
+    facts.route = interface.as_ref().map(|interface| sending::route(options, interface));
     match options.send {
         Some(plan) => facts.sending = interface.as_ref().map(|interface| sending::facts(options, plan, interface)),
         None => {
@@ -136,6 +137,7 @@ fn add_observed(
     facts.heard = Some(observed.heard);
     facts.wire = observed.wire;
     facts.others = observed.others;
+    facts.strangers = observed.strangers;
     facts.joined = observed.joined;
     facts.counters = observed.counters;
     facts.manifests = observed.manifests;

@@ -296,12 +296,12 @@ impl Listener {
 
     /// What to look at when nothing comes; `None` if nothing is joined.
     pub(super) fn subject(&self) -> Option<Subject> {
-        let interface_index = self.followed.usable().map(|interface| interface.index)?;
+        let interface = self.followed.usable()?.name.clone();
         let wanted = self.wanted();
         let group = wanted.first()?.group;
         let of_group = wanted.iter().filter(|membership| membership.group == group);
         let sources = of_group.filter_map(|membership| membership.source).collect();
-        Some(Subject { group, sources, interface_index })
+        Some(Subject { group, sources, interface })
     }
 
     fn announce(&mut self, membership: Membership, report: &mut Report) {

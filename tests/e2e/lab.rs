@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 /// Every namespace's name starts so; the process id and a number follow.
 const PREFIX: &str = "iotup-e2e";
-const TOOLS: [&str; 15] = [
+const TOOLS: [&str; 16] = [
     "ip",
     "tc",
     "nft",
@@ -30,6 +30,7 @@ const TOOLS: [&str; 15] = [
     "minisign",
     "dnsmasq",
     "smcrouted",
+    "sysctl",
 ];
 /// The bridge's ports and the hosts' interfaces on it.
 const MAIN: &str = "eth0";

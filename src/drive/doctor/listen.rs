@@ -32,6 +32,8 @@ pub(super) struct Observed {
     pub(super) heard: Heard,
     pub(super) wire: Option<Wire>,
     pub(super) others: Vec<Other>,
+    /// Who sends to the group, though it is not one of the sources.
+    pub(super) strangers: Vec<IpAddr>,
     pub(super) joined: Option<Joined>,
     pub(super) counters: Counters,
     pub(super) manifests: Vec<ManifestDates>,
@@ -70,6 +72,8 @@ struct Ear<'a> {
     watch: Option<Watch>,
     /// Sockets on other interfaces, and what came to them.
     others: Vec<(u32, ReceiveSocket, u64)>,
+    /// A socket that hears whoever sends, where the first hears only some.
+    anyone: Option<ReceiveSocket>,
     probe: Probe,
     has_tried_others: bool,
     /// The text of the manifest that was seen last.
@@ -86,7 +90,7 @@ enum Probe {
 impl<'a> Ear<'a> {
     fn open(options: &DoctorOptions, interface: Option<&'a Interface>, out: &mut Observed) -> Self {
         let watch = Watch::open(options.group, interface);
-        let socket = interface.and_then(|interface| match join(options, interface) {
+        let socket = interface.and_then(|interface| match join(options, interface, &options.sources) {
             Ok(socket) => {
                 let (version, forced_version) = host::versions(interface, options.group.ip());
                 let is_listed = host::is_listed(interface, options.group.ip(), &options.sources);
@@ -100,7 +104,16 @@ impl<'a> Ear<'a> {
             }
         });
         let probe = if watch.is_some() { Probe::ToJoin } else { Probe::Done };
-        Self { interface, socket, watch, others: Vec::new(), probe, has_tried_others: false, last_text: Vec::new() }
+        Self {
+            interface,
+            socket,
+            watch,
+            others: Vec::new(),
+            anyone: None,
+            probe,
+            has_tried_others: false,
+            last_text: Vec::new(),
+        }
     }
 
     fn run(
@@ -129,9 +142,7 @@ impl<'a> Ear<'a> {
                 self.has_tried_others = true;
                 self.join_others(options, all);
             }
-            for (_, socket, count) in &mut self.others {
-                *count += socket.receive(now).unwrap_or(0) as u64;
-            }
+            self.hear_others(now, out);
         }
     }
 
@@ -161,14 +172,33 @@ impl<'a> Ear<'a> {
         };
     }
 
+    /// Joins on the other interfaces, and whatever is sent to the group on the own one, if that was for some sources only.
     fn join_others(&mut self, options: &DoctorOptions, all: &[Interface]) {
         let own = self.interface.map(|interface| interface.index);
         let others = all.iter().filter(|other| choose::is_candidate(other) && Some(other.index) != own);
         let joined = others.take(OTHER_COUNT_MAX).filter_map(|other| {
-            let socket = join(options, other).ok()?;
+            let socket = join(options, other, &options.sources).ok()?;
             Some((other.index, socket, 0))
         });
         self.others = joined.collect();
+        if let Some(interface) = self.interface.filter(|_| !options.sources.is_empty()) {
+            self.anyone = join(options, interface, &[]).ok();
+        }
+    }
+
+    fn hear_others(&mut self, now: Time, out: &mut Observed) {
+        for (_, socket, count) in &mut self.others {
+            *count += socket.receive(now).unwrap_or(0) as u64;
+        }
+        if let Some(socket) = &mut self.anyone
+            && socket.receive(now).is_ok()
+        {
+            for sender in socket.batch_senders() {
+                if out.strangers.len() < SENDER_COUNT_MAX && !out.strangers.contains(&sender) {
+                    out.strangers.push(sender);
+                }
+            }
+        }
     }
 
     fn finish(self, all: &[Interface], out: &mut Observed) {
@@ -188,13 +218,13 @@ impl<'a> Ear<'a> {
     }
 }
 
-fn join(options: &DoctorOptions, interface: &Interface) -> Result<ReceiveSocket, Failure> {
+fn join(options: &DoctorOptions, interface: &Interface, sources: &[IpAddr]) -> Result<ReceiveSocket, Failure> {
     let receive = ReceiveOptions { group: options.group, interface_index: interface.index };
-    let socket = match options.sources.is_empty() {
+    let socket = match sources.is_empty() {
         true => ReceiveSocket::open(&receive)?.0,
         false => {
             let (socket, _) = ReceiveSocket::open_without_sources(&receive)?;
-            options.sources.iter().try_for_each(|source| socket.join_source(*source))?;
+            sources.iter().try_for_each(|source| socket.join_source(*source))?;
             socket
         }
     };

@@ -29,8 +29,8 @@ pub(in crate::drive) struct Subject {
     pub(in crate::drive) group: SocketAddr,
     /// The sources that are heard; none: any.
     pub(in crate::drive) sources: Vec<IpAddr>,
-    /// The kernel's number of the interface.
-    pub(in crate::drive) interface_index: u32,
+    /// The interface.
+    pub(in crate::drive) interface: String,
 }
 
 /// Somebody who looks, or nobody.
@@ -82,7 +82,10 @@ impl Silence {
 fn words(place: &str, subject: Option<&Subject>, found: &[Finding]) -> String {
     let seconds = SILENCE_NOTICE.as_secs();
     let closer = match subject {
-        Some(subject) => format!("sudo iotup doctor {}", subject.group),
+        Some(Subject { group, sources, interface }) => {
+            let sources: String = sources.iter().map(|source| format!(" --source {source}")).collect();
+            format!("sudo iotup doctor -i {interface} {group}{sources}")
+        }
         None => "sudo iotup doctor GROUP".into(),
     };
     let Some(first) = found.first() else {
@@ -99,14 +102,14 @@ fn words(place: &str, subject: Option<&Subject>, found: &[Finding]) -> String {
 }
 
 fn one(finding: &Finding) -> String {
-    let remedy = finding.remedy.as_ref().map(|remedy| format!(" => {remedy}")).unwrap_or_default();
+    let remedy = finding.remedy.as_ref().map(|remedy| format!(" ({remedy})")).unwrap_or_default();
     format!("{}{remedy}", finding.text)
 }
 
 /// What may be the cause, the likeliest first.
 fn causes(subject: &Subject) -> Vec<Finding> {
     let Ok(all) = interface::list() else { return Vec::new() };
-    let Some(interface) = all.iter().find(|interface| interface.index == subject.interface_index) else {
+    let Some(interface) = all.iter().find(|interface| interface.name == subject.interface) else {
         return Vec::new();
     };
     let before = Snapshot::take(interface, subject.group);
