@@ -1,10 +1,12 @@
 //! The command lines: what users may write, parsed once into values that cannot be wrong. Defaults that depend on the machine
 //! (the interface, its MTU, its speed) are left to `drive`.
 
+mod announce;
 mod doctor;
 mod group;
 mod sources;
 mod units;
+mod watch;
 mod when;
 
 use std::ffi::OsString;
@@ -15,10 +17,12 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use announce::{AnnounceArg, AnnouncedOn, announced_on};
 pub use doctor::DoctorArgs;
 pub use group::GroupArg;
 pub use sources::{HostName, SourceArg, SourceArgs};
 pub use units::{ByteCount, Percent, RateArg};
+pub use watch::WatchArgs;
 pub use when::When;
 
 use crate::failure::{Exit, Failure};
@@ -32,7 +36,7 @@ const GROUP_HELP: &str = "The multicast group: 239.1.2.3, 239.1.2.3:4242, ff12::
     (default port 4242)";
 
 const RECEIVER_USAGE: &str = "iotupc [OPTIONS] <FILE> <GROUP>\n       iotupc [OPTIONS] <FILE> --srv <DOMAIN>\n       \
-    iotupc [OPTIONS] --discard <GROUP>";
+    iotupc [OPTIONS] --discard <GROUP>\n       iotupc [OPTIONS] --watch --pubkey <FILE|KEY> --state-dir <DIR> <FILE> <GROUP>";
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 complete, 64 usage, 65 bad data, 66 input missing or unreadable, 69 no source or nothing received, \
@@ -100,6 +104,14 @@ pub struct ServerArgs {
     /// Where to keep digests of files, so that they need not be read again (default: the user's cache folder)
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
+    /// Where to announce what is sent, for receivers that wait for it (iotupc --watch): a group, and perhaps a port; off: nowhere
+    /// (default: what is signed, on GROUP with its last number one less, or 255 where that is 0)
+    #[arg(long, value_name = "GROUP|off", value_parser = announce::parse)]
+    pub announce: Option<AnnounceArg>,
+    /// Send what takes FILE's place, and what is signed anew: when FILE, FILE.manifest and its signature have stood still for a second. The
+    /// signal SIGHUP asks for the same at any time
+    #[arg(long)]
+    pub watch: bool,
     /// Print events as JSON, one object a line, on standard output
     #[arg(long)]
     pub json: bool,
@@ -221,8 +233,9 @@ pub struct ReceiverArgs {
     /// Overwrite the device without asking
     #[arg(long, requires = "device")]
     pub yes: bool,
-    /// Where to keep what is needed to resume a device (default: nowhere; what is on the device and right is kept all the same)
-    #[arg(long, value_name = "DIR", requires = "device")]
+    /// Where to keep what is needed to resume a device (default: nowhere; what is on the device and right is kept all the same), and with
+    /// --watch what has been installed: one folder for each receiver that watches
+    #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
     /// Where blocks wait, in a file without a name, for their turn on standard output (default: $TMPDIR or /tmp)
     #[arg(long, value_name = "DIR")]
@@ -230,6 +243,9 @@ pub struct ReceiverArgs {
     /// Use no repair symbols: complete the file from its own bytes alone, which takes longer where packets are lost
     #[arg(long)]
     pub no_decode: bool,
+    /// Wait for new versions
+    #[command(flatten)]
+    pub watch: WatchArgs,
     /// Only measure: judge and count what comes until it would be enough, and store nothing, so that no disk is in the way; FILE is not
     /// needed and not touched, and nothing is verified
     #[arg(long, conflicts_with_all = ["device", "no_clobber", "spool_dir", "pubkey"])]
@@ -270,6 +286,7 @@ impl ReceiverArgs {
         }
         sources.check()?;
         self.check_output()?;
+        self.check_watch()?;
         Ok(Places { file: self.file.clone().filter(|_| !self.discard), sources })
     }
 

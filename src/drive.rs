@@ -1,6 +1,7 @@
 //! Machine and kernel joined: one loop that sends, one that receives, one that only counts what comes. All waiting happens here,
 //! and all words to the user.
 
+pub mod agent;
 #[doc(hidden)]
 pub mod bench;
 pub mod digest_file;
@@ -18,8 +19,10 @@ mod burst;
 mod choose;
 mod destination;
 mod dns;
+mod durable;
 mod end;
 mod follow;
+mod hook;
 mod image;
 mod kept;
 mod line;

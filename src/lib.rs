@@ -11,6 +11,7 @@
 //! ```text
 //! bin ─► cli, drive ─► sender, receiver ─► wire ─► manifest ─► digest ─► object ─► types, limits, failure
 //!               ├────► discovery ───────────────────────────────────────────────► types, limits, failure
+//!               ├────► agent ─────────────────────► manifest ───────────────────► types, limits, failure
 //!               ├────► diagnosis ───────────────────────────────────────────────► types, limits, failure
 //!               ├────► fec ────────────────────────────────────────────► object
 //!               └────► sys ──────────────────────────────────────────────────────► types, limits, failure
@@ -22,6 +23,7 @@
 //!   answers with values. It has no clock, socket, file, thread or global, so that any number of senders and receivers can run
 //!   in one deterministic simulation (`tests/sim`).
 //! - **`discovery`** is sans-I/O as well: DNS answers and what was heard go in, questions and sources to join come out.
+//! - **`agent`** is sans-I/O too: announcements and ends of fetches and hooks go in, what to do next and the journal come out.
 //! - **`diagnosis`** is a function of facts: why nothing comes, and what mends it. `drive::doctor` gathers the facts.
 //! - **`fec`** is the erasure code of one block: repair symbols for the sender, whole blocks for the receiver's workers.
 //! - The **kernel** (`sys`) is all that is `unsafe`: sockets, maps, target files, the clock, signals. It knows no packet.
@@ -35,8 +37,9 @@
 //! hashes of its payloads and the repair symbols, which `drive::repair` computes in the background. Each composes bursts in
 //! one buffer and hands them to io_uring (`sys::UringSocket`) or `sendmmsg` (`sys::SendSocket`), which send equal-sized neighbours as one GSO
 //! message. Where asked for, the packets of a cycle are laid out once in a *packet image* (`drive::image`) and go from there without being
-//! copied. What the kernel refuses is sent again (`drive::line`); only errors of this host count, not what ICMP claims. The main
-//! thread watches the file, the signals and the clock.
+//! copied. What the kernel refuses is sent again (`drive::line`); only errors of this host count, not what ICMP claims. All this is one
+//! *session*; the main thread watches the file, the signals and the clock, announces what is sent, and can have another session made ready
+//! by a thread of its own, which takes over when its object is read and checked.
 //!
 //! On the other side `sys::ReceiveSocket` fills a batch, `receiver::Receiver` judges every datagram and answers where its payload
 //! belongs: a source symbol in its own place, a repair symbol in the place of one that is missing. `drive::receive` writes
@@ -52,6 +55,9 @@
 //! `discovery` chooses; `drive::dns` asks its questions on a thread of its own. It follows the interface through the kernel's news
 //! (`sys::LinkWatch`), and joins anew when that has come back or changed.
 //!
+//! `drive::agent` keeps a device at the newest version: it listens to announcements with a `receiver::Receiver` that only watches, fetches by
+//! `drive::receive`, and runs the user's command (`drive::hook`), as `agent::Agent` says.
+//!
 //! # What is written where
 //!
 //! | file | content | trusted |
@@ -59,6 +65,7 @@
 //! | `.NAME.part` | the object as far as it has come, repair symbols among it | nothing, until a block's digest is right |
 //! | `.NAME.slots` | which symbol is in which slot, and its hash (`receiver`, module `slots`) | nothing: it says where to look |
 //! | `.NAME.object` | which object the two belong to (`sys::target`) | only to set them aside |
+//! | `journal`, with `--watch`, in `--state-dir` | the last version that is done, and what is in place and not done (`agent`) | that older versions are old; what is in place, when its digest is right |
 //! | the device, with `--device` | the same as in the `.part` | the same |
 //! | `.KERNELNAME.slots`, with `--state-dir` | the same as in `.NAME.slots` | nothing |
 //! | unnamed, in the spool folder | the same as in the `.part`, of what goes to standard output | nothing: each block is verified again when it is printed |
@@ -76,6 +83,7 @@ pub mod manifest;
 pub mod object;
 pub mod wire;
 
+pub mod agent;
 pub mod diagnosis;
 pub mod discovery;
 pub mod receiver;

@@ -76,6 +76,8 @@ pub const HASHES_EVERY: u64 = 100;
 pub const HASHES_PER_ROUND: u64 = 2;
 /// Time between two manifest packets at least: one a millisecond is enough at any rate.
 pub const MANIFEST_INTERVAL_MIN: Duration = Duration::from_millis(1);
+/// Between two announcements of one server: what a device that waits for news is woken for, and longer than which it waits for nothing.
+pub const ANNOUNCEMENT_INTERVAL: Duration = Duration::from_secs(1);
 /// A round takes at least this long unless a rate was asked for: a file of one byte must not flood.
 pub const ROUND_DURATION_MIN: Duration = Duration::from_millis(10);
 /// The rate where none is asked for (RFC 8085, section 4.1.1: be conservative without feedback).
@@ -178,6 +180,31 @@ pub const RIVAL_COUNT_MAX: usize = 4;
 /// The accepted object has been silent so long, while a newer one lives: go over to that.
 pub const SUCCESSION_SILENCE_MAX: Duration = Duration::from_secs(10);
 
+/// Bytes of an agent's journal at most: one manifest and little else.
+pub const JOURNAL_SIZE_MAX: usize = 2048;
+/// Before an agent tries again what it could not fetch, the first time; then twice as long each time.
+pub const FETCH_RETRY_MIN: Duration = Duration::from_secs(5);
+/// The longest such wait.
+pub const FETCH_RETRY_MAX: Duration = Duration::from_secs(600);
+/// An agent leaves the data of an object that is not complete after so long, and comes back later.
+pub const FETCH_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
+/// The same where nothing comes for so long.
+pub const FETCH_IDLE_TIME_MAX: Duration = Duration::from_secs(60);
+/// The same where nothing that it would accept has come after so long: at 10 kbit/s a manifest comes every 2 minutes.
+pub const FETCH_ACCEPT_TIME_MAX: Duration = Duration::from_secs(300);
+/// Before an agent listens again, where it could not.
+pub const LISTEN_RETRY_INTERVAL: Duration = Duration::from_secs(30);
+/// Between a hook that failed and the next attempt, the first time, where nothing else is asked for; then twice as long each time.
+pub const HOOK_RETRY_DEFAULT: Duration = Duration::from_secs(10);
+/// The longest such wait.
+pub const HOOK_RETRY_MAX: Duration = Duration::from_secs(3600);
+/// A hook may take so long where nothing else is asked for.
+pub const HOOK_TIME_DEFAULT: Duration = Duration::from_secs(3600);
+/// An agent that is to stop waits so long for its hook.
+pub const HOOK_GRACE: Duration = Duration::from_secs(30);
+/// A hook that was asked to end is killed after so long.
+pub const HOOK_KILL_DELAY: Duration = Duration::from_secs(5);
+
 /// IPv6, UDP and packet headers. IPv4's are smaller, but symbol sizes are the same for both, so that their sessions can be mixed.
 pub const PACKET_OVERHEAD: u32 = 40 + 8 + HEADER_SIZE as u32;
 
@@ -208,5 +235,6 @@ const _: () =
 const _: () = assert!(REORDER_WINDOW * 4 < CYCLE_LENGTH_MIN);
 const _: () = assert!(8 + 8 + 32 * CHANNEL_COUNT_MAX + MANIFEST_SIGNED_SIZE_MAX <= MANIFEST_PAYLOAD_SIZE_MAX);
 const _: () = assert!(1 << PATH_LENGTH_MAX >= OBJECT_SIZE_MAX.div_ceil(BLOCK_SIZE));
+const _: () = assert!(MANIFEST_SIGNED_SIZE_MAX + 256 <= JOURNAL_SIZE_MAX);
 const _: () = assert!(MANIFEST_PAYLOAD_SIZE_MAX + HEADER_SIZE + 48 <= MTU_ROUTED as usize);
 const _: () = assert!(WAITING_SIZE_MAX > DATAGRAM_SIZE_MAX && KEPT_SIZE_MAX > SYMBOL_SIZE_MAX as usize);

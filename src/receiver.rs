@@ -37,6 +37,7 @@ use crate::limits::{OBJECT_SILENCE_MAX, SILENCE_NOTICE};
 use crate::manifest::{Manifest, Refusal};
 use crate::object::Layout;
 use crate::types::{BlockIndex, Digest, Esi, ObjectKey, ObjectSize, SymbolSize, Time};
+use judge::Purpose;
 use object::Object;
 use senders::Senders;
 
@@ -270,8 +271,7 @@ enum Phase {
 #[derive(Debug)]
 pub struct Receiver {
     config: ReceiverConfig,
-    /// Symbols are only counted.
-    counts_only: bool,
+    purpose: Purpose,
     /// What it needs to tell who vouches for a manifest; `None`: anybody may.
     signed: Option<Box<authentic::Signed>>,
     phase: Phase,
@@ -300,7 +300,7 @@ impl Receiver {
     pub fn new(now: Time, config: ReceiverConfig) -> Self {
         Self {
             config,
-            counts_only: false,
+            purpose: Purpose::Store,
             signed: None,
             phase: Phase::Waiting,
             waiting: Waiting::new(),
@@ -325,7 +325,7 @@ impl Receiver {
     /// `Action::Commit` comes only for an object without data: whether it is done, [`has_enough`](Self::has_enough) tells.
     #[must_use]
     pub fn counting(self) -> Self {
-        Self { counts_only: true, ..self }
+        Self { purpose: Purpose::Count, ..self }
     }
 
     /// Whether enough symbols of every block have come, of a receiver that only counts.
@@ -384,7 +384,7 @@ impl Receiver {
     /// If the memory does not have as many words as were asked for.
     pub fn handle_prepared(&mut self, now: Time, reused: bool, memory: Box<dyn SlotMemory>) -> Waiting {
         if let Phase::Preparing(mut object) = std::mem::replace(&mut self.phase, Phase::Waiting) {
-            if self.counts_only {
+            if self.purpose == Purpose::Count {
                 object.blocks.count_only();
             }
             object.prepared(now, reused, memory);

@@ -4,11 +4,13 @@
 mod cadence;
 mod carousel;
 mod content;
+mod manifest;
 mod order;
 mod pacer;
 mod share;
 mod stretch;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,21 +18,16 @@ use cadence::HashesCredit;
 use carousel::Cursor;
 pub use carousel::{Carousel, Fec, SentBlock};
 pub use content::Content;
+use manifest::Place;
 pub use pacer::{Pacer, Pacing, Round};
 pub use share::Share;
 pub use stretch::{Stretch, WideStep};
 
 use crate::digest::ObjectTree;
-use crate::limits::{
-    GROUP_LOG2_MAX, HEADER_SIZE, MANIFEST_EVERY, MANIFEST_INTERVAL_MIN, MANIFEST_PAYLOAD_SIZE_MAX,
-    MANIFEST_SIGNED_SIZE_MAX,
-};
+use crate::limits::{GROUP_LOG2_MAX, HEADER_SIZE, MANIFEST_EVERY, MANIFEST_INTERVAL_MIN};
 use crate::object::{Group, Layout, group_count};
-use crate::types::{BlockIndex, ChannelId, CodeId, Digest, Esi, ObjectKey, Position, SymbolSize, Time};
-use crate::wire::{
-    ChannelEntry, Header, Kind, ManifestPayload, SessionDescription, SignatureBytes, emit_hashes, emit_manifest,
-    hashes_size, manifest_size, payload_hash, seal, seal_with,
-};
+use crate::types::{BlockIndex, ChannelId, CodeId, Digest, Esi, ObjectKey, Position, RateBps, SymbolSize, Time};
+use crate::wire::{Header, Kind, emit_hashes, hashes_size, payload_hash, seal, seal_with};
 
 /// How an object is to be sent.
 #[derive(Clone, Debug)]
@@ -123,6 +120,8 @@ pub struct Sender {
     carousel: Carousel,
     pacer: Pacer,
     manifest_packet: Vec<u8>,
+    /// That of all virtual servers together.
+    total_rate: Option<RateBps>,
     key: ObjectKey,
     share: Share,
     ip_overhead: u32,
@@ -161,14 +160,14 @@ impl Sender {
             &hashes_credit,
             group_count,
             largest_hashes_size(&tree, group_log2),
-            manifest_packet(key, config, &carousel, None)?.len(),
+            manifest::packet(key, config, &carousel, None, Place::Session)?.len(),
             config.ip_overhead,
         );
         if !share.has_control() {
             hashes_credit = HashesCredit::new(carousel.round_length(), 0);
         }
         let total_rate = Pacer::new(config.pacing, round, Share::WHOLE).rate();
-        let manifest_packet = manifest_packet(key, config, &carousel, total_rate)?;
+        let manifest_packet = manifest::packet(key, config, &carousel, total_rate, Place::Session)?;
         // What makes up a round: data packets, or what takes their place.
         let pass_length = match (carousel.round_length(), u64::from(group_count)) {
             (0, groups) => groups.max(1),
@@ -195,6 +194,7 @@ impl Sender {
             pacer: Pacer::new(config.pacing, round, share),
             share,
             manifest_packet,
+            total_rate,
             key,
             group_log2,
         })
@@ -234,6 +234,15 @@ impl Sender {
     #[must_use]
     pub fn digest(&self) -> Digest {
         self.tree.digest()
+    }
+
+    /// The manifest packet for those who only wait for news (docs/PROTOCOL.md, section 8.1), of a session that sends its data to
+    /// `group`. `config` is the one that the sender was made with.
+    ///
+    /// # Errors
+    /// [`Unsendable::ManifestTooLarge`]: it is 32 bytes longer than that of the session itself.
+    pub fn announcement(&self, config: &SenderConfig, group: SocketAddr) -> Result<Vec<u8>, Unsendable> {
+        manifest::packet(self.key, config, &self.carousel, self.total_rate, Place::Announcement(group))
     }
 
     /// The position of the next data packet.
@@ -481,35 +490,6 @@ fn largest_group(block_count: u32, payload_size_max: u32) -> Result<u8, Unsendab
     let room = payload_size_max as usize;
     let fits = |log2: u8| Group::new(block_count, BlockIndex(0), log2).is_none_or(|group| hashes_size(&group) <= room);
     (0..=GROUP_LOG2_MAX).rev().find(|&log2| fits(log2)).ok_or(Unsendable::HashesTooLarge { room })
-}
-
-fn manifest_packet(
-    key: ObjectKey,
-    config: &SenderConfig,
-    carousel: &Carousel,
-    rate: Option<crate::types::RateBps>,
-) -> Result<Vec<u8>, Unsendable> {
-    let (channel, code) = (ChannelId(0), CodeId::REED_SOLOMON);
-    let entry = ChannelEntry { channel, group: None, cycle_length: carousel.cycle_length(), rate };
-    let percent = carousel.repair_percent();
-    let description =
-        SessionDescription::new(config.symbol_size, code, percent, [entry].into_iter()).expect("one channel");
-    let (text, signature) = (config.manifest_text.as_slice(), config.manifest_signature.as_slice());
-    let is_signed = !signature.is_empty();
-    let payload = ManifestPayload { description, text, signature: is_signed.then_some(SignatureBytes(signature)) };
-    let needed = manifest_size(&payload);
-    let room = MANIFEST_PAYLOAD_SIZE_MAX.min(config.payload_size_max as usize);
-    if needed > room || text.len() + signature.len() > MANIFEST_SIGNED_SIZE_MAX {
-        return Err(Unsendable::ManifestTooLarge { needed, room });
-    }
-    let mut packet = vec![0; HEADER_SIZE + needed];
-    let (head, body) = packet.split_first_chunk_mut().expect("room for a header");
-    let size_tag = config.symbol_size.tag();
-    let (position, esi, block) = (Position::ZERO, Esi(0), BlockIndex(0));
-    Header { kind: Kind::Manifest, channel, code, size_tag, position, key, esi, block }.emit(head);
-    emit_manifest(body, &payload);
-    seal(&mut packet);
-    Ok(packet)
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 //! out, and `drive` joins them to the protocol. Buffers and header arrays are allocated when a socket is opened; sending and
 //! receiving allocate nothing.
 
+#[allow(unsafe_code)]
+pub mod child;
 pub mod clock;
 #[allow(unsafe_code)]
 pub mod device;
@@ -17,6 +19,7 @@ mod membership;
 #[allow(unsafe_code)]
 pub mod memory;
 mod netlink;
+pub mod notify;
 pub mod output;
 #[allow(unsafe_code)]
 pub mod processors;
@@ -47,6 +50,7 @@ pub use device::{Device, ReadBack};
 pub use error_queue::QueuedErrors;
 pub use interface::Interface;
 pub use link_watch::LinkWatch;
+pub use notify::Notifier;
 pub use output::{Output, OutputKind};
 pub use receive_socket::{ReceiveOptions, ReceiveSocket};
 pub use scratch::{Scratch, ScratchSlots, free_space};

@@ -19,7 +19,7 @@ mod group;
 use std::fmt;
 use std::time::Duration;
 
-pub use group::{is_source_specific, unusable_group, unusable_source};
+pub use group::{announcement_group, is_source_specific, unusable_group, unusable_source};
 
 use crate::limits::{BLOCK_SIZE, OBJECT_SIZE_MAX, POSITION_MAX, SYMBOL_SIZE_MAX, SYMBOL_SIZE_MIN};
 

@@ -171,6 +171,9 @@ fn manifest_json(payload: &ManifestPayload<'_>, actual: &mut Value) {
 fn receiver_before(json: &Value) -> Receiver {
     let config = ReceiverConfig { size_max: u64::MAX, timeout: None, idle_timeout: None, decode: true };
     let mut receiver = match json["receiver"].as_object() {
+        Some(told) if told.get("waits_for_news") == Some(&Value::Bool(true)) => {
+            Receiver::watching(Time::default(), config, trust(&json["receiver"]))
+        }
         Some(_) => Receiver::with_trust(Time::default(), config, trust(&json["receiver"])),
         None => Receiver::new(Time::default(), config),
     };

@@ -1,14 +1,20 @@
 //! The receiver.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use iotupd::cli::{ClockUnsetArg, Parsed, Places, ReceiverArgs, SourceArg, SourceArgs, parse};
+use iotupd::cli::{
+    AnnounceArg, AnnouncedOn, ClockUnsetArg, GroupArg, Parsed, Places, ReceiverArgs, SourceArg, SourceArgs, WatchArgs,
+    announced_on, parse,
+};
 use iotupd::discovery::{Origin, SourceName, service_of};
+use iotupd::drive::agent::{WatchOptions, watch};
 use iotupd::drive::discard::{DiscardOptions, discard};
-use iotupd::drive::listen::{Heard, ListenOptions};
+use iotupd::drive::listen::{Heard, ListenOptions, Part};
 use iotupd::drive::receive::{ReceiveFileOptions, receive};
 use iotupd::drive::{Report, TrustOptions, run as run_reported};
 use iotupd::failure::{Exit, Failure};
+use iotupd::limits::{HOOK_RETRY_DEFAULT, HOOK_TIME_DEFAULT};
 use iotupd::receiver::ClockUnset;
 use iotupd::sys::OutputKind;
 
@@ -24,6 +30,7 @@ fn run() -> Result<Exit, Failure> {
         Parsed::Text(text) => return iotupd::drive::print(&text),
     };
     let Places { file, sources } = args.places()?;
+    let group = sources.group.clone();
     let listen = listen_options(sources, args.interface.clone())?;
     let (size_max, decode) = (args.max_size.map(|size| size.0), !args.no_decode);
     let report = &mut Report::new(PROGRAM, args.json);
@@ -35,7 +42,7 @@ fn run() -> Result<Exit, Failure> {
     };
     let output = match is_stdout {
         true => OutputKind::Stdout { spool_dir: args.spool_dir.unwrap_or_else(std::env::temp_dir) },
-        false if args.device => OutputKind::Device { state_dir: args.state_dir },
+        false if args.device => OutputKind::Device { state_dir: args.state_dir.clone() },
         false => OutputKind::File { no_clobber: args.no_clobber },
     };
     let options = ReceiveFileOptions {
@@ -58,7 +65,44 @@ fn run() -> Result<Exit, Failure> {
             },
         }),
     };
-    run_reported(report, |report| receive(&options, report))
+    match args.state_dir.filter(|_| args.watch.watch) {
+        Some(state_dir) => {
+            let options = watch_options(options, args.watch, state_dir, group.as_ref())?;
+            run_reported(report, |report| watch(&options, report))
+        }
+        None => run_reported(report, |report| receive(&options, report)),
+    }
+}
+
+fn watch_options(
+    receive: ReceiveFileOptions,
+    args: WatchArgs,
+    state_dir: PathBuf,
+    group: Option<&GroupArg>,
+) -> Result<WatchOptions, Failure> {
+    Ok(WatchOptions {
+        receive,
+        state_dir,
+        part: part(&args, group)?,
+        hook: args.exec,
+        hook_time_max: args.exec_timeout.unwrap_or(HOOK_TIME_DEFAULT),
+        hook_retry: args.exec_retry.unwrap_or(HOOK_RETRY_DEFAULT),
+        splay: args.splay.unwrap_or_default(),
+    })
+}
+
+/// Where news come.
+fn part(watch: &WatchArgs, group: Option<&GroupArg>) -> Result<Part, Failure> {
+    match (watch.announce.as_ref(), group) {
+        (asked, Some(group)) => Ok(match announced_on(asked, group)? {
+            AnnouncedOn::Derived => Part::Announcements(None),
+            AnnouncedOn::Group(group) => Part::Announcements(Some(group)),
+            AnnouncedOn::Nowhere => Part::Data,
+        }),
+        (Some(AnnounceArg::Off), None) => Ok(Part::Data),
+        (Some(AnnounceArg::Group(asked)), None) => Ok(Part::Announcements(Some(asked.addr))),
+        (None, None) => Ok(Part::Announcements(None)),
+    }
 }
 
 fn listen_options(args: SourceArgs, interface: Option<String>) -> Result<ListenOptions, Failure> {
@@ -83,6 +127,7 @@ fn listen_options(args: SourceArgs, interface: Option<String>) -> Result<ListenO
     };
     Ok(ListenOptions {
         heard,
+        part: Part::Data,
         zone: args.group.and_then(|group| group.zone),
         interface,
         wait_for_interface: args.wait_for_interface,

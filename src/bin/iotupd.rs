@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use iotupd::cli::{EngineArg, ImageArg, PacingArg, Parsed, RateArg, ServerArgs, parse};
-use iotupd::drive::serve::{EngineChoice, ImageChoice, ServeOptions, serve};
+use iotupd::cli::{AnnouncedOn, EngineArg, ImageArg, PacingArg, Parsed, RateArg, ServerArgs, announced_on, parse};
+use iotupd::drive::serve::{Announce, EngineChoice, ImageChoice, ServeOptions, serve};
 use iotupd::drive::{Report, run as run_reported};
 use iotupd::failure::{Exit, Failure};
 use iotupd::sender::{Fec, Pacing};
@@ -21,6 +21,11 @@ fn run() -> Result<Exit, Failure> {
     };
     let pacing = args.pacing(std::env::var_os("PKT_DELAY"))?;
     args.check(pacing)?;
+    let announce = match announced_on(args.announce.as_ref(), &args.group)? {
+        AnnouncedOn::Derived => Announce::Derived,
+        AnnouncedOn::Group(group) => Announce::To(group),
+        AnnouncedOn::Nowhere => Announce::Off,
+    };
     let options = ServeOptions {
         file: args.file,
         group: args.group.addr,
@@ -50,6 +55,8 @@ fn run() -> Result<Exit, Failure> {
             ImageArg::On => ImageChoice::On,
         },
         cache_dir: args.cache_dir,
+        announce,
+        watch: args.watch,
     };
     run_reported(&mut Report::new(PROGRAM, args.json), |report| serve(&options, report))
 }

@@ -18,7 +18,7 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     let source = source(facts, heard);
     // A packet that cannot be routed is dropped before any firewall's chain for this host.
     let has_no_route = facts.group.is_ipv6() && matches!(facts.route, Some(Err(_)));
-    let is_elsewhere = facts.others.iter().any(|other| other.datagrams > 0);
+    let is_elsewhere = facts.wire.is_none() && facts.others.iter().any(|other| other.datagrams > 0);
     let is_explained =
         has_no_route || is_elsewhere || source.as_ref().is_some_and(|finding| finding.status == Status::Fail);
     let mut findings: Vec<_> = source.into_iter().collect();
@@ -100,7 +100,8 @@ fn filtered(facts: &Facts) -> Option<Finding> {
         };
         return Some(Finding::fail(Check::Source, text, remedy));
     }
-    if dropped == 0 {
+    let is_seen = facts.wire.as_ref().is_none_or(|wire| wire.frames > 0);
+    if dropped < UNDELIVERED_MIN || !is_seen {
         return None;
     }
     let text = format!("rp_filter has dropped {dropped} packets on this host");
@@ -110,8 +111,9 @@ fn filtered(facts: &Facts) -> Option<Finding> {
 }
 
 fn firewall(facts: &Facts, heard: &Heard) -> Option<Finding> {
-    if facts.counters.bad_checksums.is_some_and(|count| count > 0) && heard.datagrams == 0 {
-        let remedy = on_server(format!("ethtool -K {} tx off", "IF"));
+    let is_seen = facts.wire.as_ref().is_none_or(|wire| wire.frames > 0);
+    if facts.counters.bad_checksums.is_some_and(|count| count >= UNDELIVERED_MIN) && is_seen && heard.datagrams == 0 {
+        let remedy = on_server("ethtool -K IF tx off");
         return Some(Finding::fail(Check::Firewall, "datagrams come with wrong UDP checksums", remedy));
     }
     let remedy = || let_through(facts, &[Hook::Input, Hook::Prerouting]);

@@ -37,7 +37,9 @@ fn no_interface(facts: &Facts, cause: &str, candidates: &[String], only_down: Op
 }
 
 fn interface(facts: &Facts, link: &Link) -> Finding {
+    let is_seen_here = facts.wire.as_ref().is_some_and(|wire| wire.frames > 0);
     if facts.is_silent()
+        && !is_seen_here
         && let Some(other) = better(facts)
     {
         let text = format!("the group's packets come on {other}, not on {}", link.name);

@@ -18,10 +18,12 @@ use crate::failure::{Exit, Failure};
 use crate::limits::RECEIVE_SOCKET_COUNT_MAX;
 use crate::receiver::SenderEntry;
 use crate::sys::{clock, random};
-use crate::types::Time;
+use crate::types::{Time, announcement_group};
 
 /// Between two looks at the interface, the sources and the DNS.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// The same where only news are waited for: each look wakes the device.
+const NEWS_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// The same while an answer is being waited for.
 const ASKING_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -64,11 +66,38 @@ impl fmt::Display for Heard {
     }
 }
 
+/// Which part of what is sent to hear (docs/PROTOCOL.md, section 8.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// The data.
+    Data,
+    /// Announcements alone: on this group, or on that which belongs to the group of the data.
+    Announcements(Option<SocketAddr>),
+}
+
+impl Part {
+    /// Where that part comes of what is sent to `group`.
+    ///
+    /// # Errors
+    /// Why it comes nowhere.
+    fn group(self, group: SocketAddr) -> Result<SocketAddr, &'static str> {
+        match self {
+            Self::Data => Ok(group),
+            Self::Announcements(Some(asked)) => Ok(asked),
+            Self::Announcements(None) => {
+                announcement_group(group.ip()).map(|derived| SocketAddr::new(derived, group.port()))
+            }
+        }
+    }
+}
+
 /// What a receiver listens to, and where.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ListenOptions {
     /// Whom.
     pub heard: Heard,
+    /// What of them.
+    pub part: Part,
     /// The interface in the group's zone.
     pub zone: Option<String>,
     /// The interface asked for.
@@ -77,6 +106,26 @@ pub struct ListenOptions {
     pub wait_for_interface: bool,
     /// The DNS servers to ask; none: the host's.
     pub dns_servers: Vec<SocketAddr>,
+}
+
+impl ListenOptions {
+    /// Fails if what is to be heard comes nowhere.
+    fn check(&self) -> Result<(), Failure> {
+        let (Heard::Anyone(group) | Heard::Sources(Origin::Sources { group, .. })) = &self.heard else { return Ok(()) };
+        let refused = |cause| {
+            Failure::new(
+                Exit::Usage,
+                format!("hear what is announced of {group}"),
+                format!("the group for that {cause}"),
+            )
+            .remedy("name one with --announce")
+        };
+        self.part.group(*group).map(|_| ()).map_err(refused)
+    }
+
+    fn look_interval(&self) -> Duration {
+        if self.part == Part::Data { LOOK_INTERVAL } else { NEWS_LOOK_INTERVAL }
+    }
 }
 
 /// Sources, and how they are found.
@@ -105,6 +154,7 @@ impl Listener {
     /// # Errors
     /// [`Exit::Usage`] and [`Exit::Unavailable`] if the interface cannot be used, or nothing can be joined.
     pub(super) fn open(options: &ListenOptions, file: Option<String>, report: &mut Report) -> Result<Self, Failure> {
+        options.check()?;
         let (asked, zone) = (options.interface.as_deref(), options.zone.as_deref());
         let (followed, warnings) = Followed::find(asked, zone, options.heard.family(), options.wait_for_interface)?;
         warnings.iter().for_each(|warning| report.notice("warning", warning));
@@ -209,7 +259,7 @@ impl Listener {
         }
         let is_asking = self.search.as_ref().is_some_and(|search| search.discovery.is_asking());
         self.last_look = now;
-        self.next_look = now.after(if is_asking { ASKING_INTERVAL } else { LOOK_INTERVAL });
+        self.next_look = now.after(if is_asking { ASKING_INTERVAL } else { self.options.look_interval() });
         Ok(())
     }
 
@@ -232,9 +282,14 @@ impl Listener {
     fn look_at_sources(&mut self, now: Time, senders: &[SenderEntry], report: &mut Report) -> Result<(), Failure> {
         let Some(Search { discovery, dns }) = &mut self.search else { return Ok(()) };
         let since = self.last_look;
-        let is_useful = |source: IpAddr| senders.iter().any(|sender| sender.is_useful(source, since));
+        let part = self.options.part;
+        // Of announcements none is of use that is known already, and those come all the time.
+        let is_useful =
+            |source: IpAddr| part != Part::Data || senders.iter().any(|sender| sender.is_useful(source, since));
         for (group, source) in self.memberships.take_heard().filter(|(_, source)| is_useful(*source)) {
-            discovery.handle_heard(now, group, source);
+            let groups = discovery.wanted().map(|server| server.group).filter(|of| part.group(*of) == Ok(group));
+            let groups: Vec<_> = groups.collect();
+            groups.into_iter().for_each(|group| discovery.handle_heard(now, group, source));
         }
         if self.followed.can_hear() {
             discovery.handle_timeout(now);
@@ -276,14 +331,19 @@ impl Listener {
     }
 
     fn wanted(&self) -> Vec<Membership> {
+        let part = self.options.part;
         match (&self.options.heard, &self.search) {
-            (Heard::Anyone(group), _) => vec![Membership { group: *group, source: None }],
+            (Heard::Anyone(group), _) => {
+                part.group(*group).map(|group| Membership { group, source: None }).into_iter().collect()
+            }
             (Heard::Sources(_), None) => Vec::new(),
             (Heard::Sources(_), Some(search)) => {
                 let mut wanted = Vec::new();
                 for server in search.discovery.wanted() {
+                    // A domain whose group has no neighbour has no announcements.
+                    let Ok(group) = part.group(server.group) else { continue };
                     for &source in &server.sources {
-                        let membership = Membership { group: server.group, source: Some(source) };
+                        let membership = Membership { group, source: Some(source) };
                         if !wanted.contains(&membership) {
                             wanted.push(membership);
                         }
@@ -314,7 +374,7 @@ impl Listener {
             let purpose = match &self.file {
                 Some(file) => {
                     fields["file"] = file.as_str().into();
-                    ""
+                    if self.options.part == Part::Data { "" } else { ", for news" }
                 }
                 None => {
                     fields["discard"] = true.into();
@@ -330,7 +390,7 @@ impl Listener {
         let Some(source) = membership.source else { return };
         let server = self.search.as_ref().and_then(|search| {
             let is_it = |server: &&crate::discovery::Server| {
-                server.group == membership.group && server.sources.contains(&source)
+                self.options.part.group(server.group) == Ok(membership.group) && server.sources.contains(&source)
             };
             search.discovery.wanted().find(is_it)
         });
@@ -350,6 +410,7 @@ impl Listener {
 /// What is listened to, and where.
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} on {}", self.options.heard, self.followed.name())
+        let part = if self.options.part == Part::Data { "" } else { "announcements of " };
+        write!(f, "{part}{} on {}", self.options.heard, self.followed.name())
     }
 }

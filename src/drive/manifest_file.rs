@@ -159,7 +159,7 @@ pub fn manifest_path(file: &Path) -> PathBuf {
 }
 
 /// Where minisign puts the signature of a manifest.
-fn signature_path(manifest: &Path) -> PathBuf {
+pub(super) fn signature_path(manifest: &Path) -> PathBuf {
     with_suffix(manifest, ".minisig")
 }
 

@@ -1,29 +1,33 @@
 //! The receiver's loop: takes batches of datagrams, writes runs of symbols, keeps the verifying threads busy, and does what the
 //! machine asks for.
 
+mod options;
+
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+pub(super) use self::options::FetchTerms;
+pub use self::options::ReceiveFileOptions;
 use super::doctor::Silence;
-use super::listen::{ListenOptions, Listener};
+use super::listen::Listener;
 use super::printer::Printer;
 use super::report::{self, Report};
 use super::tally::{HostDrops, Loss, Rate};
-use super::trusted::{self, TrustOptions};
+use super::trusted;
 use super::unreadable::Unreadable;
 use super::workers::{Done, Workers};
 use super::{destination, notices, runs};
 use crate::failure::{Exit, Failure, describe, shown};
+use crate::limits::FETCH_ACCEPT_TIME_MAX;
 use crate::manifest::Manifest;
 use crate::object::block_size;
 use crate::receiver::{Action, DropReason, GiveUp, Kept, Notice, Receiver, ReceiverConfig, SlotMemory, Work};
-use crate::sys::{Output, OutputKind, SlotFile, StopSignal, Target, clock, signals};
+use crate::sys::{Output, SlotFile, StopSignal, Target, clock, signals};
 use crate::types::{BlockIndex, Digest, SymbolSize, Time};
 
 /// Between two looks at signals while nothing comes.
@@ -37,31 +41,25 @@ const MISSING_COUNT_MAX: usize = 1000;
 /// Failed blocks of which each is told; after that they are only counted.
 const FAILED_BLOCKS_TOLD: u64 = 5;
 
-/// What to receive, and where to put it.
-#[derive(Clone, Debug)]
-pub struct ReceiveFileOptions {
-    /// Where to put the file.
-    pub file: PathBuf,
-    /// What to make of it.
-    pub output: OutputKind,
-    /// Overwrite a device without asking.
-    pub assume_yes: bool,
-    /// What to listen to, and where.
-    pub listen: ListenOptions,
-    /// Give up after so long.
-    pub timeout: Option<Duration>,
-    /// Give up after so long without a packet.
-    pub idle_timeout: Option<Duration>,
-    /// Refuse larger files; `None`: those for which there is no room.
-    pub size_max: Option<u64>,
-    /// Use repair symbols.
-    pub decode: bool,
-    /// Accept only what somebody vouches for; `None`: anything.
-    pub trust: Option<TrustOptions>,
-}
-
 /// Receives one file.
 pub fn receive(options: &ReceiveFileOptions, report: &mut Report) -> Result<Exit, Failure> {
+    run(options, report, None)
+}
+
+/// Receives one file of those that an agent receives one after the other.
+pub(super) fn fetch<'a>(
+    options: &'a ReceiveFileOptions,
+    report: &'a mut Report,
+    terms: FetchTerms<'a>,
+) -> Result<(), Failure> {
+    run(options, report, Some(terms)).map(|_| ())
+}
+
+fn run<'a>(
+    options: &'a ReceiveFileOptions,
+    report: &'a mut Report,
+    terms: Option<FetchTerms<'a>>,
+) -> Result<Exit, Failure> {
     signals::install()?;
     let trust = options.trust.as_ref().map(|trust| trust.load(report)).transpose()?;
     let output = destination::open(options, report)?;
@@ -76,6 +74,7 @@ pub fn receive(options: &ReceiveFileOptions, report: &mut Report) -> Result<Exit
     };
     let mut transfer = Transfer {
         options,
+        terms,
         listener,
         report,
         receiver,
@@ -118,6 +117,8 @@ impl SlotMemory for SlotMap {
 
 struct Transfer<'a> {
     options: &'a ReceiveFileOptions,
+    /// It is one of an agent's.
+    terms: Option<FetchTerms<'a>>,
     listener: Listener,
     report: &'a mut Report,
     receiver: Receiver,
@@ -164,9 +165,17 @@ impl Transfer<'_> {
             if let Some(outcome) = self.act(now)? {
                 return Ok(outcome);
             }
+            if self.is_in_vain(now) {
+                return Ok(Outcome::GaveUp(GiveUp::Timeout));
+            }
             self.tell(now);
             self.listener.look(now, self.receiver.senders(), self.report)?;
         }
+    }
+
+    /// Whether an agent has waited long enough for something that it would accept.
+    fn is_in_vain(&self, now: Time) -> bool {
+        self.terms.is_some() && self.receiver.manifest().is_none() && now.since(self.started) >= FETCH_ACCEPT_TIME_MAX
     }
 
     fn deadline(&self, now: Time) -> Time {
@@ -452,7 +461,8 @@ impl Transfer<'_> {
                 trusted::phrase(self.receiver.voucher())
             )
         });
-        self.report.event("end", fields, line.filter(|_| result.is_ok()));
+        let event = if self.terms.is_some() { "fetched" } else { "end" };
+        self.report.event(event, fields, line.filter(|_| result.is_ok()));
         result.map(|()| Exit::Complete)
     }
 
@@ -462,6 +472,9 @@ impl Transfer<'_> {
         if let Some(mut printer) = self.printer.take() {
             printer.advance(&self.receiver)?;
             printer.finish()?;
+        }
+        if let (Some(terms), Some(manifest)) = (&mut self.terms, self.receiver.manifest()) {
+            (terms.before_commit)(manifest)?;
         }
         let target = self.target.take().and_then(Arc::into_inner);
         target.expect("a verified object has a target that only this thread holds").commit()?;

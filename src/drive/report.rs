@@ -42,6 +42,11 @@ impl Report {
         Self { program, json, bar: None, is_terminal, has_ended: false, next_progress: clock::now() }
     }
 
+    /// One for another thread, which draws no bar.
+    pub(super) fn sibling(&self) -> Self {
+        Self { is_terminal: false, ..Self::new(self.program, self.json) }
+    }
+
     /// Something happened: `fields` is a JSON object, `line` what people are told of it, if anything.
     pub fn event(&mut self, name: &str, fields: Value, line: Option<String>) {
         if self.json {

@@ -1,34 +1,37 @@
 //! The server's loop: asks the machine what is due, composes it, and hands it to the kernel, for ever or for some passes.
 
+mod announcer;
 mod defaults;
+mod reload;
+mod service;
+mod session;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use self::defaults::{default_pacing, start_of_host, virtual_server_count};
+pub use self::announcer::Announce;
+use self::announcer::Announcer;
+use self::defaults::default_pacing;
+use self::reload::{Reloaded, Reloader};
+use self::service::Service;
+use self::session::{Crew, Session, Site};
+use super::choose;
 pub use super::image::ImageChoice;
-use super::image::{self, ImageMaker};
 pub use super::line::EngineChoice;
 use super::manifest_file::ManifestFile;
-use super::repair::Repair;
 use super::report::{self, Report};
-use super::virtual_server::{self, Common, Event, Findings, Published, Recipe, Totals, Trouble};
-use super::{choose, digest_file};
+use super::virtual_server::{Common, Event, Findings, Published, Totals, Trouble};
 use crate::digest::ObjectTree;
 use crate::discovery::Family;
 use crate::failure::{Exit, Failure, shown};
-use crate::limits::{MTU_DEFAULT_MAX, MTU_ROUTED, PACKET_OVERHEAD, SYMBOL_SIZE_MIN};
 use crate::manifest::{DisplayName, KeyId, Members};
-use crate::sender::{Fec, Pacing, Sender, SenderConfig, Share, Unsendable};
-use crate::sys::{
-    Hold, Interface, Scratch, SendOptions, SendSocket, SourceFile, SourceState, StopSignal, clock, processors, signals,
-};
+use crate::sender::{Fec, Pacing, Sender};
+use crate::sys::{Hold, Interface, Notifier, SendSocket, SourceFile, SourceState, StopSignal, clock, signals};
 use crate::types::{Digest, ObjectKey, RateBps, SymbolSize, Time};
 
 /// Between two looks at signals and at the source file.
@@ -70,100 +73,25 @@ pub struct ServeOptions {
     pub image: ImageChoice,
     /// Where digests are cached, and what is computed once is kept.
     pub cache_dir: Option<PathBuf>,
+    /// Where what is sent is announced.
+    pub announce: Announce,
+    /// Send what takes the file's place.
+    pub watch: bool,
 }
 
 /// Sends until the passes are done, or a signal or a failure ends it.
 pub fn serve(options: &ServeOptions, report: &mut Report) -> Result<Exit, Failure> {
     signals::install()?;
+    signals::install_reload()?;
     let interface = choose::interface(options.interface.as_deref(), options.zone.as_deref())?;
     choose::warn(&interface, Some(Family::of(options.group.ip())), report);
     let pacing = options.pacing.map_or_else(|| default_pacing(&interface), Ok)?;
-    let file = SourceFile::open(&options.file)?.set_aside();
-    let first_socket = open_socket(options, &interface)?;
-    // Before the file is read, which may take long.
-    let found = ManifestFile::beside(&options.file)?;
-    let cache_dir = options.cache_dir.clone().or_else(digest_file::default_cache_dir);
-    let cache = digest_file::CacheFolder { folder: cache_dir, is_asked_for: options.cache_dir.is_some() };
-    let tree = Arc::new(digest_file::tree(&file, &options.file, &cache, report)?);
-    let manifest = match found {
-        Some(found) => {
-            found.check_object(&options.file, &tree)?;
-            found.warn(clock::unix_seconds(), report);
-            found
-        }
-        None => ManifestFile::of(&options.file, &manifest_members(&file, &options.file, &tree))?,
-    };
-    let senders = new_senders(options, &interface, pacing, tree, &manifest)?;
-    let mut sockets = vec![first_socket];
-    for _ in 1..senders.len() {
-        sockets.push(open_socket(options, &interface)?);
-    }
-    let plan = Plan::of(&senders, &sockets, &manifest);
-    let mut server = Server::new(options, &interface, file, plan, report);
-    let outcome = server.run(senders, sockets);
+    let site = Arc::new(Site { options: options.clone(), interface, pacing });
+    let reloader = Reloader::new(&site, clock::now());
+    let session = Session::open(&site, report)?;
+    let mut server = Server::new(&site, session, reloader, report);
+    let outcome = server.run();
     server.finish(outcome)
-}
-
-fn open_socket(options: &ServeOptions, interface: &Interface) -> Result<SendSocket, Failure> {
-    SendSocket::open(&SendOptions {
-        group: options.group,
-        interface_index: interface.index,
-        bind_addr: options.bind_addr.or_else(|| choose::source_address(interface, options.group)),
-        hops: options.hops,
-    })
-}
-
-fn new_senders(
-    options: &ServeOptions,
-    interface: &Interface,
-    pacing: Pacing,
-    tree: Arc<ObjectTree>,
-    manifest: &ManifestFile,
-) -> Result<Vec<Sender>, Failure> {
-    let bound = if options.hops > 1 { MTU_ROUTED } else { MTU_DEFAULT_MAX };
-    let mtu = options.mtu.unwrap_or(interface.mtu.min(bound));
-    let what = || format!("send {} in packets of {mtu} bytes", shown(&options.file));
-    let cannot = |cause: String| Failure::new(Exit::Usage, what(), cause).remedy("see --mtu");
-    if mtu > interface.mtu {
-        return Err(cannot(format!("interface {} takes {} at most", interface.name, interface.mtu)));
-    }
-    let payload_size_max = mtu.saturating_sub(PACKET_OVERHEAD);
-    let symbol_size = SymbolSize::largest_within(payload_size_max).ok_or_else(|| {
-        cannot(format!("the smallest packet has {} bytes", PACKET_OVERHEAD + u32::from(SYMBOL_SIZE_MIN)))
-    })?;
-    let symbol_size = manifest.check_session(symbol_size, options.fec.percent)?;
-    let config = SenderConfig {
-        symbol_size,
-        payload_size_max,
-        ip_overhead: if options.group.is_ipv4() { 28 } else { 48 },
-        pacing,
-        start_ppm: options.start_ppm.unwrap_or_else(|| start_of_host(&manifest.manifest.key().id.0, &interface.name)),
-        fec: options.fec,
-        passes: options.passes,
-        manifest_text: manifest.text.clone(),
-        manifest_signature: manifest.signature.clone(),
-    };
-    let unsendable = |unsendable| match unsendable {
-        Unsendable::ManifestTooLarge { needed, room } => {
-            cannot(format!("the manifest needs {needed} bytes, {room} are left"))
-        }
-        Unsendable::HashesTooLarge { room } => {
-            cannot(format!("the proofs of a file so large need more than {room} bytes"))
-        }
-    };
-    let count = virtual_server_count(options, pacing, processors::allowed().len());
-    let first = Sender::new(Arc::clone(&tree), &config).map_err(unsendable)?;
-    // None would be left with nothing to send.
-    let count = count.min(u32::try_from(first.carousel().round_length()).unwrap_or(u32::MAX)).max(1);
-    let shares = (0..count).filter_map(|index| Share::new(index, count));
-    shares.map(|share| Sender::with_share(Arc::clone(&tree), &config, share).map_err(unsendable)).collect()
-}
-
-/// Room for the hash of every payload, where there is any: without it they are computed for every packet.
-fn room_for_hashes(options: &ServeOptions, sender: &Sender) -> Option<Scratch> {
-    let count = usize::try_from(sender.carousel().round_length()).ok()?;
-    let cache_dir = options.cache_dir.clone().or_else(digest_file::default_cache_dir)?;
-    Scratch::new(&cache_dir, count).or_else(|_| Scratch::new(&std::env::temp_dir(), count)).ok()
 }
 
 /// Why the server ended well.
@@ -173,6 +101,7 @@ enum Outcome {
 }
 
 /// What is being sent, and by whom.
+#[derive(Debug)]
 struct Plan {
     key: ObjectKey,
     digest: Digest,
@@ -186,10 +115,14 @@ struct Plan {
     version: u64,
     /// The key that the signature names.
     signed_by: Option<KeyId>,
+    /// Where it is announced.
+    announce: Option<SocketAddr>,
+    /// From where it is announced.
+    announce_source: Option<SocketAddr>,
 }
 
 impl Plan {
-    fn of(senders: &[Sender], sockets: &[SendSocket], manifest: &ManifestFile) -> Self {
+    fn of(senders: &[Sender], sockets: &[SendSocket], manifest: &ManifestFile, announcer: Option<&Announcer>) -> Self {
         let first = senders.first().expect("there is a virtual server");
         let rates = senders.iter().filter_map(|sender| sender.pacer().rate());
         let places = senders.iter().map(Sender::next_position);
@@ -203,12 +136,25 @@ impl Plan {
             origins: sockets.iter().map(SendSocket::local_addr).zip(places).collect(),
             version: manifest.manifest.version,
             signed_by: manifest.key_id(),
+            announce: announcer.map(Announcer::group),
+            announce_source: announcer.map(Announcer::source),
         }
     }
 
     /// Who signed what, for the line of the start.
     fn signature(&self) -> String {
         self.signed_by.map_or_else(String::new, |key| format!(", version {} signed by key {key}", self.version))
+    }
+
+    /// What is being sent, for the service manager's line.
+    fn status(&self, options: &ServeOptions, totals: &Totals) -> String {
+        let (file, size) = (shown(&options.file), report::bytes(self.key.size.bytes()));
+        let passes = self.passes(totals);
+        format!("sending {file} ({size}{}) to {}, {passes:.2} passes", self.signature(), options.group)
+    }
+
+    fn passes(&self, totals: &Totals) -> f64 {
+        totals.counts.data as f64 / self.round_length.max(1) as f64
     }
 
     /// Where each virtual server starts, in percent of the round.
@@ -228,7 +174,14 @@ struct Server<'a> {
     report: &'a mut Report,
     file: SourceFile,
     plan: Plan,
-    published: Vec<Published>,
+    published: Arc<[Published]>,
+    crew: Crew,
+    /// Virtual servers that have not ended.
+    left: usize,
+    announcer: Option<Announcer>,
+    engine: &'static str,
+    reloader: Reloader,
+    service: Service,
     started: Time,
     next_look: Time,
     said_replaced: bool,
@@ -237,22 +190,23 @@ struct Server<'a> {
 }
 
 impl<'a> Server<'a> {
-    fn new(
-        options: &'a ServeOptions,
-        interface: &'a Interface,
-        file: SourceFile,
-        plan: Plan,
-        report: &'a mut Report,
-    ) -> Self {
+    fn new(site: &'a Site, session: Session, reloader: Reloader, report: &'a mut Report) -> Self {
         let now = clock::now();
         report.restart(now);
+        let Session { file, plan, published, announcer, engine, crew } = session;
         Self {
-            published: plan.origins.iter().map(|_| Published::default()).collect(),
-            plan,
-            options,
-            interface,
+            options: &site.options,
+            interface: &site.interface,
             report,
             file,
+            plan,
+            left: published.len(),
+            published,
+            crew,
+            announcer,
+            engine,
+            reloader,
+            service: Service::new(Notifier::from_environment()),
             started: now,
             next_look: now,
             said_replaced: false,
@@ -260,7 +214,7 @@ impl<'a> Server<'a> {
         }
     }
 
-    fn announce(&mut self, engine: &str) {
+    fn announce(&mut self) {
         let plan = &self.plan;
         let pace = match self.options.pacing {
             Some(Pacing::PacketDelay(delay)) => format!("a packet every {} us", delay.as_nanos() as f64 / 1e3),
@@ -297,7 +251,9 @@ impl<'a> Server<'a> {
             "group": self.options.group.to_string(),
             "interface": self.interface.name,
             "source": source.to_string(),
-            "engine": engine,
+            "engine": self.engine,
+            "announce": plan.announce.map(|group| group.to_string()),
+            "announce_source": plan.announce_source.map(|source| source.to_string()),
             "hold": hold_name(self.file.hold()),
             "rate_bps": plan.rate.map(RateBps::bits_per_second),
             "pkt_delay_ns": delay,
@@ -315,79 +271,31 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Runs all virtual servers, each in its thread, and watches them and the file.
-    fn run(&mut self, senders: Vec<Sender>, sockets: Vec<SendSocket>) -> Result<Outcome, Failure> {
-        let count = senders.len();
-        let folder = self.options.cache_dir.clone().or_else(digest_file::default_cache_dir);
-        let common = Common {
-            content: self.file.map()?,
-            repair: Repair::new(&senders, folder.clone())?,
-            hashes: room_for_hashes(self.options, &senders[0]),
-            image: image::made(self.options.image, folder.clone(), senders[0].carousel())?,
-            stop: AtomicBool::new(false),
-            start: OnceLock::new(),
-        };
-        let processors = processors::allowed();
-        let what = format!("send to {} on {}", self.options.group, self.interface.name);
-        let (events, inbox) = mpsc::channel();
-        let published = std::mem::take(&mut self.published);
-        let mut maker = self.image_maker(&senders[0], folder);
-        let outcome = std::thread::scope(|scope| {
-            let spawn = |(index, (sender, socket)): (usize, (Sender, SendSocket))| {
-                let part = Share::new(u32::try_from(index).unwrap_or(0), u32::try_from(count).unwrap_or(1));
-                let burst_ns = u64::try_from(sender.pacer().burst_duration().as_nanos()).unwrap_or(u64::MAX);
-                let recipe = Recipe {
-                    delay: Duration::from_nanos(part.map_or(0, |part| part.start_of(burst_ns))),
-                    sender,
-                    socket,
-                    engine: self.options.engine,
-                    needs_image: common.image.get().is_some(),
-                    trial: maker.as_mut().and_then(ImageMaker::take_trial),
-                    what: what.clone(),
-                    processor: (count > 1).then(|| processors[index % processors.len()]),
-                };
-                let (common, published, events) = (&common, &published[index], events.clone());
-                let thread = std::thread::Builder::new().name(format!("server {index}"));
-                let run = move || virtual_server::run(recipe, common, published, &events);
-                thread.spawn_scoped(scope, run).map(|_| ()).map_err(|error| {
-                    Failure::io(Exit::Unavailable, format!("start the thread of virtual server {index}"), &error)
-                })
-            };
-            let spawned = senders.into_iter().zip(sockets).enumerate().try_for_each(spawn);
-            if let Some(maker) = maker {
-                let (common, events) = (&common, events.clone());
-                scope.spawn(move || maker.run(&common.image, &events));
-            }
-            let spawned = spawned.and_then(|()| common.repair.spawn(scope, &common.content, &common.stop, count));
-            let outcome = spawned.and_then(|()| self.watch(&common, &published, &inbox));
-            common.stop();
-            outcome
-        });
-        self.published = published;
+    /// Lets the virtual servers begin, and looks after them and the file until all are done or one fails.
+    fn run(&mut self) -> Result<Outcome, Failure> {
+        self.begin();
+        let outcome = self.watch();
+        self.service.stopping();
+        self.crew.end();
         outcome
     }
 
-    /// Who tries whether an image pays, where that is to be found out.
-    fn image_maker(&self, sender: &Sender, folder: Option<PathBuf>) -> Option<ImageMaker> {
-        let pacing = self.options.pacing.filter(|pacing| virtual_server::is_worthwhile(*pacing));
-        let is_asked_for = self.options.image == ImageChoice::Auto && image::is_of_use(sender.carousel());
-        pacing.filter(|_| is_asked_for).map(|_| ImageMaker::new(folder, sender.carousel().clone()))
+    fn begin(&mut self) {
+        // Not before: whoever wants to write waits for the next look.
+        self.file.lease();
+        self.announce();
+        self.started = clock::now();
+        self.crew.common.begin();
+        let status = self.plan.status(self.options, &Published::total(&self.published));
+        self.service.ready(self.started, &status);
     }
 
-    /// Waits until all are ready, starts them, and looks after them until all are done or one fails.
-    fn watch(
-        &mut self,
-        common: &Common,
-        published: &[Published],
-        inbox: &mpsc::Receiver<Event>,
-    ) -> Result<Outcome, Failure> {
-        self.start(common, inbox, published.len())?;
-        let mut left = published.len();
-        while left > 0 {
-            match inbox.recv_timeout(LOOK_INTERVAL) {
+    fn watch(&mut self) -> Result<Outcome, Failure> {
+        while self.left > 0 {
+            match self.crew.inbox.recv_timeout(LOOK_INTERVAL) {
                 Ok(Event::Warning(text)) => self.warn(text),
                 Ok(Event::Tried(findings, result)) => self.tell_findings(&findings, result),
-                Ok(Event::Ended(Ok(()))) => left -= 1,
+                Ok(Event::Ended(Ok(()))) => self.left -= 1,
                 Ok(Event::Ended(Err(trouble))) => return Err(self.failure_of(trouble)),
                 Ok(Event::Ready(_)) | Err(_) => {}
             }
@@ -396,29 +304,46 @@ impl<'a> Server<'a> {
             }
             let now = clock::now();
             if now >= self.next_look {
-                self.look(now, common, &Published::total(published))?;
+                self.look(now, &Published::total(&self.published))?;
+                self.look_for_news(now);
                 self.next_look = now.after(LOOK_INTERVAL);
             }
         }
         Ok(Outcome::Done)
     }
 
-    fn start(&mut self, common: &Common, inbox: &mpsc::Receiver<Event>, count: usize) -> Result<(), Failure> {
-        let mut engine = "none";
-        let mut ready = 0;
-        while ready < count {
-            match inbox.recv() {
-                Ok(Event::Ready(name)) => (engine, ready) = (name, ready + 1),
-                Ok(Event::Ended(Err(trouble))) => return Err(self.failure_of(trouble)),
-                Ok(Event::Warning(_) | Event::Tried(..) | Event::Ended(Ok(()))) | Err(_) => {}
+    /// Announces what is sent, and goes over to another object if one is ready.
+    fn look_for_news(&mut self, now: Time) {
+        if let Some(text) = self.announcer.as_mut().and_then(|announcer| announcer.look(now)) {
+            self.warn(text);
+        }
+        match self.reloader.look(now, self.report) {
+            Reloaded::No => {}
+            Reloaded::Begun => {
+                self.service.reloading();
+                let text = format!("reading {} again", shown(&self.options.file));
+                self.report.notice("reload", &text);
+            }
+            Reloaded::Ready(session) => self.go_over(*session),
+            Reloaded::Failed(failure) => {
+                let text = format!("{failure}: going on with what was read before, id {}", self.plan.key.id);
+                self.report.notice("reload_failed", &text);
+                self.service.ready(now, &text);
             }
         }
-        // Not before: whoever wants to write waits for the next look.
-        self.file.lease();
-        self.announce(engine);
-        self.started = clock::now();
-        common.begin();
-        Ok(())
+        let (options, plan, published) = (self.options, &self.plan, &self.published);
+        self.service.look(now, published, || plan.status(options, &Published::total(published)));
+    }
+
+    /// The new one begins while the old one sends its last burst: nothing stands still meanwhile.
+    fn go_over(&mut self, session: Session) {
+        let Session { file, plan, published, announcer, engine, crew } = session;
+        (self.file, self.plan, self.announcer, self.engine) = (file, plan, announcer, engine);
+        (self.left, self.published, self.said_replaced) = (published.len(), published, false);
+        let old = std::mem::replace(&mut self.crew, crew);
+        self.service.restart();
+        old.common.stop();
+        self.begin();
     }
 
     fn failure_of(&self, trouble: Trouble) -> Failure {
@@ -457,16 +382,19 @@ impl<'a> Server<'a> {
     }
 
     /// Looks at the source file, and reports progress where it is due.
-    fn look(&mut self, now: Time, common: &Common, totals: &Totals) -> Result<(), Failure> {
+    fn look(&mut self, now: Time, totals: &Totals) -> Result<(), Failure> {
         let what = || format!("send {}", shown(&self.options.file));
         let state = self.file.state().map_err(|error| Failure::io(Exit::Io, what(), &error))?;
-        if state == SourceState::Changed || common.content.is_torn() || common.repair.is_changed() {
+        let Common { content, repair, .. } = &*self.crew.common;
+        if state == SourceState::Changed || content.is_torn() || repair.is_changed() {
             return Err(self.changed());
         }
         if state == SourceState::OriginalChanged {
             self.warn(format!("{} has changed: going on with the content as it was", shown(&self.options.file)));
         }
-        self.say_if_replaced();
+        if !self.options.watch {
+            self.say_if_replaced();
+        }
         if totals.refusals.image.copied * 2 > totals.refusals.image.sent.max(IMAGE_MESSAGES_JUDGED_MIN) {
             let text = "of a packet image is copied all the same by what it is sent on, or by a receiver on this host";
             self.warn(format!("most {text}: leave --image out, or try --image auto"));
@@ -486,12 +414,7 @@ impl<'a> Server<'a> {
     }
 
     fn changed(&self) -> Failure {
-        let what = format!("send {}", shown(&self.options.file));
-        if matches!(self.file.state(), Ok(SourceState::Changed)) {
-            return Failure::new(Exit::Io, what, "it was changed while it was being sent")
-                .remedy("start again; to publish a new file, rename it over the old one");
-        }
-        Failure::new(Exit::Io, what, "it can no longer be read").remedy("see what the kernel says of the disk: dmesg")
+        changed(&self.file, &self.options.file)
     }
 
     /// Another file may take the name, or the name may go: what is being sent stays what it was.
@@ -506,7 +429,7 @@ impl<'a> Server<'a> {
     }
 
     fn passes(&self, totals: &Totals) -> f64 {
-        totals.counts.data as f64 / self.plan.round_length.max(1) as f64
+        self.plan.passes(totals)
     }
 
     fn figures(&self, now: Time, totals: &Totals) -> Value {
@@ -556,6 +479,16 @@ impl<'a> Server<'a> {
         self.report.event("end", fields, outcome.is_ok().then_some(line));
         outcome.map(|_| exit)
     }
+}
+
+/// What has been read is not there any more.
+fn changed(file: &SourceFile, path: &Path) -> Failure {
+    let what = format!("send {}", shown(path));
+    if matches!(file.state(), Ok(SourceState::Changed)) {
+        return Failure::new(Exit::Io, what, "it was changed while it was being sent")
+            .remedy("start again; to publish a new file, rename it over the old one");
+    }
+    Failure::new(Exit::Io, what, "it can no longer be read").remedy("see what the kernel says of the disk: dmesg")
 }
 
 /// What keeps the source as it was, for events.

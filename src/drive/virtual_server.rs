@@ -84,7 +84,12 @@ pub(super) struct Published {
     image_sent: AtomicU64,
     image_copied: AtomicU64,
     uses_ring: AtomicBool,
+    /// How often it has looked what is due; [`ENDED`] when it does so no more.
+    turns: AtomicU64,
 }
+
+/// The turns of a virtual server that has sent all it was to send.
+const ENDED: u64 = u64::MAX;
 
 /// Sums over virtual servers.
 #[derive(Clone, Copy, Debug, Default)]
@@ -100,6 +105,22 @@ pub(super) struct Totals {
 }
 
 impl Published {
+    /// It has looked what is due.
+    pub(super) fn note_turn(&self) {
+        // Nobody else writes it.
+        self.turns.store(self.turns.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// It looks no more.
+    pub(super) fn note_end(&self) {
+        self.turns.store(ENDED, Ordering::Relaxed);
+    }
+
+    /// How often it has looked; `None` if it does so no more.
+    pub(super) fn turns(&self) -> Option<u64> {
+        Some(self.turns.load(Ordering::Relaxed)).filter(|&turns| turns != ENDED)
+    }
+
     fn tell(&self, sender: &Sender, line: &Line) {
         let (counts, refusals) = (sender.counts(), line.counts());
         let lost_ns = u64::try_from(sender.pacer().lost().as_nanos()).unwrap_or(u64::MAX);
@@ -228,6 +249,7 @@ pub(super) fn run(recipe: Recipe, common: &Common, published: &Published, events
     let result = server.serve();
     server.line.settle_image();
     server.published.tell(&server.sender, &server.line);
+    published.note_end();
     tell(Event::Ended(result));
 }
 
@@ -278,6 +300,7 @@ impl<'a> VirtualServer<'a> {
 
     fn serve(&mut self) -> Result<(), Trouble> {
         while !self.common.stop.load(Ordering::Relaxed) {
+            self.published.note_turn();
             if self.turn()? {
                 break;
             }

@@ -3,10 +3,10 @@
 
 use std::net::SocketAddr;
 
-use super::judge::agrees;
+use super::judge::{Purpose, agrees};
 use super::trust::{Distrust, Expiry, Trust};
 use super::verifier::{Authentic, Known, Queued, Unverified, Verifier};
-use super::{DropReason, Notice, Phase, Receiver, ReceiverConfig, Verdict};
+use super::{DropReason, Notice, Phase, Receiver, ReceiverConfig, Verdict, Waiting};
 use crate::limits::{CHOICE_TIME, CHOICE_TIME_MAX, RIVAL_COUNT_MAX, SUCCESSION_SILENCE_MAX};
 use crate::manifest::{Manifest, Signature, Voucher};
 use crate::types::{ObjectKey, Time};
@@ -113,6 +113,16 @@ impl Receiver {
     pub fn with_trust(now: Time, config: ReceiverConfig, trust: Trust) -> Self {
         assert!(!trust.keys.is_empty(), "trust needs a key");
         Self { signed: Some(Box::new(Signed::new(trust))), ..Self::new(now, config) }
+    }
+
+    /// The same, but one that only waits for news: it takes announcements (docs/PROTOCOL.md, section 8.1) and keeps no data. Its
+    /// `Action::Prepare` says which object is worth receiving, and it is of no use afterwards.
+    ///
+    /// # Panics
+    /// If there is no key.
+    #[must_use]
+    pub fn watching(now: Time, config: ReceiverConfig, trust: Trust) -> Self {
+        Self { purpose: Purpose::Watch, waiting: Waiting::closed(), ..Self::with_trust(now, config, trust) }
     }
 
     /// Who vouches for the accepted manifest, where somebody must.

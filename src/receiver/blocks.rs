@@ -450,6 +450,9 @@ impl Blocks {
 
     /// The bytes are right.
     pub(super) fn verified(&mut self, block: BlockIndex) {
+        if self.state(block) == State::Writing {
+            self.forget_displaced(block);
+        }
         self.forget(block);
         if let Some(slots) = &self.slots {
             // The entries stay: if the bytes are lost with the power, they tell which are not.

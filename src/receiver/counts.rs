@@ -47,6 +47,8 @@ reasons! {
     Tree = "unknown_tree",
     /// A manifest whose text is refused.
     ManifestRefused = "refused_manifest",
+    /// A manifest for those who wait for news, where data is wanted.
+    Announcement = "announcement",
     /// A manifest without a signature, where one is asked for.
     Unsigned = "unsigned_manifest",
     /// A manifest that is signed by another key.

@@ -8,8 +8,19 @@ use super::object::{Object, Symbol};
 use super::slots::hash_of;
 use super::{Action, DropReason, Notice, Phase, Receiver, Verdict};
 use crate::manifest::{self, Manifest, Refusal};
-use crate::types::{ObjectKey, ObjectSize, Time};
+use crate::types::{ChannelId, ObjectKey, ObjectSize, Time};
 use crate::wire::{Header, ManifestPayload, Packet, SessionDescription, parse_hashed};
+
+/// What a receiver is there for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Purpose {
+    /// To get an object.
+    Store,
+    /// To count what comes of one.
+    Count,
+    /// To hear of one.
+    Watch,
+}
 
 impl Receiver {
     pub(super) fn judge(&mut self, now: Time, from: SocketAddr, datagram: &[u8]) -> Verdict {
@@ -18,6 +29,9 @@ impl Receiver {
             Err(malformed) => return Verdict::Dropped(malformed.into()),
         };
         self.heard_something(now);
+        if self.purpose != Purpose::Watch && is_announcement(&header, &packet) {
+            return Verdict::Dropped(DropReason::Announcement);
+        }
         self.note_rival(header.key);
         if let Some(accepted) = self.object().map(Object::key)
             && accepted != header.key
@@ -173,6 +187,12 @@ impl Receiver {
         self.action = Some(Action::Prepare { manifest: boxed, symbol_size, word_count: object.blocks.word_count() });
         self.phase = Phase::Preparing(Box::new(object));
     }
+}
+
+/// Whether the packet is for those who wait for news (docs/PROTOCOL.md, section 8.1): the data of its object comes elsewhere.
+fn is_announcement(header: &Header, packet: &Packet<'_>) -> bool {
+    let Packet::Manifest(payload) = packet else { return false };
+    header.channel == ChannelId::CONTROL && payload.description.channels().iter().any(|entry| entry.group.is_some())
 }
 
 /// Whether header and session description are what the text allows.

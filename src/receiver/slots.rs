@@ -20,7 +20,8 @@
 //! The header has the object id and not the whole digest: symbols are kept by id (docs/PROTOCOL.md, section 4), and a forged manifest
 //! with the same id that comes first must not cost what was received. Every block is proven by its digest in any case.
 //!
-//! An entry is set after its symbol was written, and cleared before anything overwrites the slot.
+//! An entry is set after its symbol was written, and cleared before another symbol overwrites the slot. While decoded symbols are
+//! written into a block, which its mark tells, its entries stay: those of slots that have been overwritten fail by their hashes.
 
 use std::fmt;
 use std::sync::Arc;

@@ -6,6 +6,7 @@ mod harness;
 mod repair;
 mod resume;
 mod signed;
+mod watch;
 
 use super::*;
 use crate::limits::{BLOCK_SIZE, WAITING_SIZE_MAX};

@@ -1,5 +1,6 @@
 //! The sender as a whole: the packets that it hands out, in their order (docs/PROTOCOL.md, section 7).
 
+mod announcement;
 mod stretches;
 
 use std::collections::BTreeMap;
@@ -9,8 +10,8 @@ use super::*;
 use crate::digest::block_value;
 use crate::fec::Encoder;
 use crate::limits::BLOCK_SIZE;
-use crate::types::{ObjectSize, RateBps};
-use crate::wire::{Packet, parse};
+use crate::types::ObjectSize;
+use crate::wire::{ChannelEntry, Packet, parse};
 
 const MIB: usize = BLOCK_SIZE as usize;
 const TEXT: &[u8] = b"{\"the\":\"text\"}";

@@ -1,9 +1,10 @@
-//! SIGINT and SIGTERM as a value that a loop asks for. The handler stores a number and does nothing else.
+//! SIGINT and SIGTERM as a value that a loop asks for, and SIGHUP where that asks for something. The handlers store a number and do
+//! nothing else.
 //!
 //! A signal can arrive between the question and the next wait, which then lasts to its deadline: a loop never waits longer than
 //! it may take to stop.
 
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
@@ -11,6 +12,9 @@ use crate::failure::{Exit, Failure};
 
 /// The number of the first stop signal that came; 0 while none has.
 static PENDING: AtomicI32 = AtomicI32::new(0);
+
+/// SIGHUP has come.
+static RELOAD: AtomicBool = AtomicBool::new(false);
 
 /// Who asked the program to stop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +53,28 @@ pub fn pending() -> Option<StopSignal> {
     }
 }
 
+/// Lets SIGHUP ask to reload, instead of killing.
+///
+/// # Errors
+/// As [`install`] says.
+pub fn install_reload() -> Result<(), Failure> {
+    // With SA_RESTART: nothing waits for it.
+    let reload = SigAction::new(SigHandler::Handler(note_reload), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: `note_reload` touches nothing but an atomic.
+    let installed = unsafe { sigaction(Signal::SIGHUP, &reload) };
+    installed.map(|_| ()).map_err(|errno| Failure::io(Exit::Unavailable, "install SIGHUP handler", &errno.into()))
+}
+
+/// Whether SIGHUP has come since this was last asked.
+#[must_use]
+pub fn take_reload() -> bool {
+    RELOAD.swap(false, Ordering::Relaxed)
+}
+
+extern "C" fn note_reload(_: libc::c_int) {
+    RELOAD.store(true, Ordering::Relaxed);
+}
+
 extern "C" fn note(number: libc::c_int) {
     if PENDING.compare_exchange(0, number, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
         return;
@@ -74,6 +100,12 @@ mod tests {
     }
 
     #[test]
+    fn hangup_asks_to_reload_where_that_is_wanted_and_kills_elsewhere() {
+        assert_eq!(run_in_child("reload").code(), Some(0));
+        assert_eq!(run_in_child("hangup").signal(), Some(libc::SIGHUP));
+    }
+
+    #[test]
     fn second_signal_of_the_other_kind_kills() {
         assert_eq!(run_in_child("interrupt,terminate").signal(), Some(libc::SIGTERM));
     }
@@ -90,8 +122,15 @@ mod tests {
         install().unwrap();
         assert_eq!(pending(), None);
         for (index, word) in script.split(',').enumerate() {
+            if word == "reload" {
+                install_reload().unwrap();
+                nix::sys::signal::raise(Signal::SIGHUP).unwrap();
+                assert!(take_reload() && !take_reload() && pending().is_none());
+                continue;
+            }
             let (signal, meaning) = match word {
                 "interrupt" => (Signal::SIGINT, StopSignal::Interrupt),
+                "hangup" => (Signal::SIGHUP, StopSignal::Terminate),
                 _ => (Signal::SIGTERM, StopSignal::Terminate),
             };
             nix::sys::signal::raise(signal).unwrap();

@@ -94,6 +94,12 @@ impl FileIdentity {
         }
     }
 
+    /// The identity of what is at `path`; `None` if there is nothing, or nobody can tell.
+    #[must_use]
+    pub fn at(path: &Path) -> Option<Self> {
+        fs::metadata(path).ok().as_ref().map(Self::of)
+    }
+
     /// Whether it is the same file and, as far as the time of modification shows it, with the same content. The time of change is
     /// left out: other permissions, another link or another name change that too.
     #[must_use]

@@ -36,6 +36,26 @@ pub fn is_source_specific(group: IpAddr) -> bool {
     }
 }
 
+/// The group on which the manifests alone of a session on `group` are announced (docs/PROTOCOL.md, section 8.1): its last byte is one
+/// less, and 255 where it is 0, so that it stays within whatever range of addresses `group` belongs to.
+///
+/// # Errors
+/// Why that group cannot be used.
+pub fn announcement_group(group: IpAddr) -> Result<IpAddr, &'static str> {
+    let derived = match group {
+        IpAddr::V4(group) => {
+            let [a, b, c, last] = group.octets();
+            IpAddr::from([a, b, c, last.wrapping_sub(1)])
+        }
+        IpAddr::V6(group) => {
+            let mut octets = group.octets();
+            octets[15] = octets[15].wrapping_sub(1);
+            IpAddr::from(octets)
+        }
+    };
+    unusable_group(derived).map_or(Ok(derived), Err)
+}
+
 fn is_link_control(group: Ipv4Addr) -> bool {
     matches!(group.octets(), [224, 0, 0, _])
 }
@@ -57,6 +77,25 @@ mod tests {
         let is = |text: &str| is_source_specific(address(text));
         assert!(is("232.1.1.1") && is("ff3e::8000:42") && is("ff32::1:42"));
         assert!(!is("239.1.1.1") && !is("ff12::42") && !is("ff3e:40:2001:db8::42"));
+    }
+
+    #[test]
+    fn announcements_stay_within_the_range_of_their_group() {
+        for (group, announced) in [
+            ("239.1.2.3", "239.1.2.2"),
+            ("239.1.2.0", "239.1.2.255"),
+            ("232.0.0.0", "232.0.0.255"),
+            ("239.255.255.255", "239.255.255.254"),
+            ("224.0.1.0", "224.0.1.255"),
+            ("ff12::42", "ff12::41"),
+            ("ff12::100", "ff12::1ff"),
+            ("ff3e::8000:0", "ff3e::8000:ff"),
+            ("ff02::3:0", "ff02::3:ff"),
+        ] {
+            assert_eq!(announcement_group(address(group)), Ok(address(announced)), "{group}");
+        }
+        // All nodes and all routers listen to these.
+        assert!(announcement_group(address("ff05::3")).is_err() && announcement_group(address("ff02::3")).is_err());
     }
 
     #[test]

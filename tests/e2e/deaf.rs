@@ -14,6 +14,8 @@ use crate::run::{Process, Program, receive, serve_by, text};
 /// How often each socket is written to in each way.
 const DATAGRAM_COUNT: u64 = 500;
 const VIRTUAL_SERVER_COUNT: usize = 2;
+/// One for each virtual server, and one for announcements.
+const SOCKET_COUNT: usize = VIRTUAL_SERVER_COUNT + 1;
 /// `TCP_ESTABLISHED`, by which a UDP socket says that it is connected.
 const CONNECTED: &str = "01";
 
@@ -105,7 +107,7 @@ fn server_hears_nothing(family: Family, engine: &str) {
     assert_same(&lab.path("copy"), &source);
 
     let after = Arrivals::read(server.pid(), family);
-    let ways = (VIRTUAL_SERVER_COUNT + 1) as u64;
+    let ways = (SOCKET_COUNT + 1) as u64;
     let expected = ways * DATAGRAM_COUNT;
     assert!(after.multicast - before.multicast >= expected, "what went to the group came: {before:?}, {after:?}");
     let refused = after.nobody + after.dropped - before.nobody - before.dropped;
@@ -123,16 +125,18 @@ fn serve_unprivileged(lab: &Lab, host: &Host, source: &std::path::Path, family: 
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]);
     command.args(["--no-new-privs", Program::Server.path()]);
     let virtual_servers = VIRTUAL_SERVER_COUNT.to_string();
-    let options = ["--rate", "30M", "--engine", engine, "--virtual-servers", &virtual_servers];
+    let announce = family.announcement_group();
+    let options = ["--rate", "30M", "--engine", engine, "--virtual-servers", &virtual_servers, "--announce", announce];
     serve_by(command, lab, source, family.group(), &options)
 }
 
-/// The address from which the virtual servers send, without its scope, and their ports.
+/// The address from which the virtual servers send, without its scope, and the ports of all sockets.
 fn sources(sending: &Value) -> (String, Vec<String>) {
     let all = sending["virtual_servers"].as_array().expect("a list of virtual servers");
-    let pairs = all.iter().map(|one| text(one, "source").rsplit_once(':').expect("an address and a port"));
+    let sources = all.iter().map(|one| text(one, "source")).chain([text(sending, "announce_source")]);
+    let pairs = sources.map(|source| source.rsplit_once(':').expect("an address and a port"));
     let (addresses, ports): (Vec<_>, Vec<_>) = pairs.map(|(address, port)| (address, port.to_owned())).unzip();
-    assert_eq!(ports.len(), VIRTUAL_SERVER_COUNT);
+    assert_eq!(ports.len(), SOCKET_COUNT);
     let address = addresses[0].trim_matches(['[', ']']).split('%').next().expect("split gives one");
     (address.to_owned(), ports)
 }
@@ -184,7 +188,7 @@ fn udp_sockets(pid: u32, family: Family) -> Vec<Socket> {
     let (table, other) = if family == Family::V4 { ("udp", "udp6") } else { ("udp6", "udp") };
     assert_eq!(listed(pid, other), [""; 0], "no socket of the other family");
     let sockets: Vec<_> = listed(pid, table).iter().map(|line| Socket::new(line)).collect();
-    assert_eq!(sockets.len(), VIRTUAL_SERVER_COUNT, "a socket for each virtual server and no other");
+    assert_eq!(sockets.len(), SOCKET_COUNT, "a socket for each virtual server, one for announcements, and no other");
     sockets
 }
 
@@ -205,13 +209,14 @@ fn accepts_nothing(server: &Process, host: &Host, family: Family, (_, ports): &(
     };
     assert_eq!(ss(&["-H", "-l", "-n", "-t", "-u", "-w", "-x", "-d", "-0", "--sctp", "--vsock"]), "", "nothing listens");
     let all = ss(&["-H", "-u", "-a", "-n", "-m", "-O"]);
-    assert_eq!(all.lines().count(), VIRTUAL_SERVER_COUNT, "{all}");
+    assert_eq!(all.lines().count(), SOCKET_COUNT, "{all}");
     for line in all.lines() {
         let fields: Vec<&str> = line.split_whitespace().collect();
         assert_eq!((fields[0], fields[1]), ("ESTAB", "0"), "connected, and nothing to read: {line}");
         assert!(ports.iter().any(|port| fields[3].ends_with(&format!(":{port}"))), "{line}");
         let peer = fields[4].trim_end_matches(":4242").trim_matches(['[', ']']);
-        assert_eq!(peer.split('%').next(), Some(family.group()), "{line}");
+        let peer = peer.split('%').next().expect("split gives one");
+        assert!([family.group(), family.announcement_group()].contains(&peer), "{line}");
         assert!(line.contains("skmem:(r0,"), "no memory for what has come: {line}");
     }
 }
@@ -225,7 +230,7 @@ fn inspect_sockets(server: &Process, host: &Host, family: Family) {
     // 6 is BPF_RET | BPF_K: of any datagram, keep 0 bytes.
     let expected = format!("{family} SOCK_DGRAM 0 1 1 6,0 EPERM EAGAIN");
     let text = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(text.lines().collect::<Vec<_>>(), [expected.as_str(); VIRTUAL_SERVER_COUNT]);
+    assert_eq!(text.lines().collect::<Vec<_>>(), [expected.as_str(); SOCKET_COUNT]);
 }
 
 fn flood(host: &Host, family: Family, (address, ports): &(String, Vec<String>)) -> Child {

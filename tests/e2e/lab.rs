@@ -50,6 +50,14 @@ impl Family {
             Self::V6 => "ff12::77",
         }
     }
+
+    /// Where what is sent to that group is announced.
+    pub(crate) fn announcement_group(self) -> &'static str {
+        match self {
+            Self::V4 => "239.77.1.0",
+            Self::V6 => "ff12::76",
+        }
+    }
 }
 
 /// One namespace with an interface on the bridge.

@@ -8,6 +8,7 @@
 // These tests live in real time: they wait for real processes.
 #![allow(clippy::disallowed_methods)]
 
+mod agent;
 mod changes;
 mod deaf;
 mod devices;
@@ -27,6 +28,7 @@ mod interfaces;
 mod lab;
 mod loss;
 mod output;
+mod reload;
 mod resume;
 mod run;
 mod servers;

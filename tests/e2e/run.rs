@@ -185,6 +185,21 @@ impl Process {
         log.events.iter().filter(|value| value["event"] == event).cloned().collect()
     }
 
+    /// What a tool has said so far, line by line.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let log = self.log.0.lock().expect("no reader panics");
+        log.events.iter().filter_map(|line| line.as_str().map(str::to_owned)).collect()
+    }
+
+    /// Waits until a tool has said so many lines.
+    pub(crate) fn wait_for_lines(&self, line_count: usize) {
+        let started = Instant::now();
+        while self.lines().len() < line_count {
+            assert!(started.elapsed() < PATIENCE, "fewer than {line_count} lines");
+            std::thread::sleep(SAMPLE_INTERVAL);
+        }
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).expect("a process id fits i32");
         kill(Pid::from_raw(pid), signal).unwrap_or_else(|error| panic!("send {signal} to {pid}: {error}"));

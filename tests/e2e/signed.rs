@@ -16,11 +16,11 @@ use crate::signer::{FIRST, SECOND, TestKey};
 const IOTUP: &str = env!("CARGO_BIN_EXE_iotup");
 const FIRST_ID: &str = "E140B28D835E3F6E";
 
-fn keys(name: &str) -> String {
+pub(crate) fn keys(name: &str) -> String {
     format!("{}/tests/keys/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-fn beside(file: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn beside(file: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(format!("{}{suffix}", file.display()))
 }
 
@@ -29,26 +29,26 @@ fn iotup(words: &[&str]) -> Output {
     Command::new(IOTUP).args(words).stdin(Stdio::null()).output().expect("run iotup")
 }
 
-fn path_text(path: &Path) -> &str {
+pub(crate) fn path_text(path: &Path) -> &str {
     path.to_str().expect("the paths of tests are UTF-8")
 }
 
 /// Writes FILE.manifest as the README says.
-fn write_manifest(file: &Path, options: &[&str]) {
+pub(crate) fn write_manifest(file: &Path, options: &[&str]) {
     let output = iotup(&[&["manifest", path_text(file)], options].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     fs::write(beside(file, ".manifest"), output.stdout).expect("write the manifest");
 }
 
 /// Signs FILE.manifest as the README says.
-fn sign(file: &Path, key: &str, options: &[&str]) {
+pub(crate) fn sign(file: &Path, key: &str, options: &[&str]) {
     let mut command = Command::new("minisign");
     command.args(["-S", "-s", &keys(key), "-m"]).arg(beside(file, ".manifest")).args(options);
     let output = command.stdin(Stdio::null()).output().expect("run minisign");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-fn signed_file(lab: &Lab, name: &str, seed: u8, options: &[&str]) -> PathBuf {
+pub(crate) fn signed_file(lab: &Lab, name: &str, seed: u8, options: &[&str]) -> PathBuf {
     let file = make(lab, name, Content::Random { size: 2 * MIB + 777, seed });
     write_manifest(&file, options);
     sign(&file, "first.key", &[]);
@@ -167,7 +167,7 @@ fn only_what_is_asked_for_is_taken() {
 }
 
 /// Manifest packets of everything that a forger can send, each of them another one.
-fn forgeries(size: u64, rounds: u32) -> Vec<Vec<u8>> {
+pub(crate) fn forgeries(size: u64, rounds: u32) -> Vec<Vec<u8>> {
     let digest = blake3::hash(b"what a forger would like to be installed");
     let object: &[u8; 12] = digest.as_bytes()[..12].try_into().expect("12 of 32 bytes");
     let header = Header {
@@ -193,10 +193,10 @@ fn forgeries(size: u64, rounds: u32) -> Vec<Vec<u8>> {
     (0..rounds).flat_map(forge).collect()
 }
 
-/// Sends packets one after the other, 500 a second.
-fn pour(host: &Host, packets: Vec<Vec<u8>>) -> (Child, std::thread::JoinHandle<()>) {
+/// Sends packets to a group one after the other, 500 a second.
+pub(crate) fn pour(host: &Host, group: &str, packets: Vec<Vec<u8>>) -> (Child, std::thread::JoinHandle<()>) {
     let mut command = host.command("python3");
-    command.args(["-c", SEND_LINES, Family::V4.group(), "4242", &host.address_v4()]).stdin(Stdio::piped());
+    command.args(["-c", SEND_LINES, group, "4242", &host.address_v4()]).stdin(Stdio::piped());
     let mut child = command.spawn().expect("start python3");
     let mut lines = child.stdin.take().expect("stdin is piped");
     let thread = std::thread::spawn(move || {
@@ -219,7 +219,7 @@ fn nothing_is_written_before_a_signature_is_right_however_many_are_wrong() {
     let copies = lab.folder("copies");
     let receiver = receive(&host, &copies.join("copy"), Family::V4.group(), &["--timeout", "60s"]);
     let _ = receiver.wait_for_event("listening");
-    let (mut forger, feeder) = pour(&forger_host, forgeries(9 * MIB, 1000));
+    let (mut forger, feeder) = pour(&forger_host, Family::V4.group(), forgeries(9 * MIB, 1000));
     for reason in ["not signed", "another key", "forged"] {
         let said = |event: &Value| event["kind"] == "not_trusted" && text(event, "text").contains(reason);
         let _ = receiver.wait_for(reason, said);

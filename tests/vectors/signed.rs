@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::accepted::plain_manifest;
 use super::objects::Object;
-use super::packets::{Manifest, hex, text};
+use super::packets::{Entry, Manifest, hex, text};
 use super::signer::{FIRST, SECOND};
 use super::{Objects, Vector};
 
@@ -30,6 +30,25 @@ pub(crate) fn all(objects: &Objects) -> Vec<Vector> {
     let mut vectors = accepted(object);
     vectors.extend(refused_signatures(object));
     vectors.extend(refused_texts(object));
+    vectors.extend(announcements(object));
+    vectors
+}
+
+/// The packet of section 8.1, by a receiver that waits for news and by one that wants data.
+fn announcements(object: &Object) -> Vec<Vector> {
+    let channels = vec![Entry::of(0, "239.1.2.3", 4242, 4470, 100_000_000), Entry::own(255, 0)];
+    let manifest = Manifest { channels, ..signed(object, &versioned(object)) };
+    let waiting = with(|receiver| receiver["waits_for_news"] = json!(true));
+    let taken = json!({ "accepted": true, "voucher": { "key_id": FIRST_ID, "comment": COMMENT } });
+    let case = ("announcement", "8.1: what is announced here is sent elsewhere", "announcement");
+    let mut vectors =
+        vec![vector("announcement", object, &manifest, &waiting, taken), refused(object, case, &manifest, &receiver())];
+    // Made of a packet of the data channel.
+    for Vector { datagram, json, .. } in &mut vectors {
+        let mut packet = manifest.packet(object);
+        packet.fields.channel = 255;
+        (*datagram, json["header"]) = (packet.datagram(), packet.header_json());
+    }
     vectors
 }
 

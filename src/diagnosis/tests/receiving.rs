@@ -182,7 +182,7 @@ fn what_is_on_the_wire_and_not_at_the_socket_is_explained() {
         ),
         (
             "checksums",
-            Facts { counters: Counters { bad_checksums: Some(9), ..Counters::default() }, ..open() },
+            Facts { counters: Counters { bad_checksums: Some(99), ..Counters::default() }, ..open() },
             Check::Firewall,
             Status::Fail,
             "on the server: ethtool -K IF tx off",
@@ -194,7 +194,7 @@ fn what_is_on_the_wire_and_not_at_the_socket_is_explained() {
 fn senders_that_the_kernel_or_the_user_refuses_are_named() {
     let filter = |filter, route| Facts { returns: Returns { filter, routes: vec![route] }, ..silent() };
     let open = || Facts { returns: Returns::default(), ..silent() };
-    let dropped = Counters { rp_filter: Some(7), ..Counters::default() };
+    let dropped = Counters { rp_filter: Some(70), ..Counters::default() };
     judge(vec![
         (
             "strict",

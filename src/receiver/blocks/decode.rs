@@ -24,18 +24,26 @@ impl Blocks {
     }
 
     /// The symbols decode to the right bytes, which are to be written where they are not yet.
+    ///
+    /// The map keeps what it says of the slots to be overwritten: whoever goes on after the program was killed meanwhile checks each by
+    /// its hash, and needs again only those that were overwritten. To forget them here would cost all of them, of every block that
+    /// waits to be written, at the very moment at which most blocks become whole.
     pub(in crate::receiver) fn decoded(&mut self, block: BlockIndex) {
         if let Some(slots) = &self.slots {
             slots.mark(block, Mark::Writing);
-            for slot in 0..self.layout.source_symbol_count(block) {
-                let is_in_place = slots.entry(block, slot).is_some_and(|entry| entry.esi.0 == slot);
-                if !is_in_place {
-                    slots.clear_slot(block, slot);
-                }
-            }
         }
         self.get_mut(block).state = State::Writing;
         // Before everything else, because the caller keeps the bytes until then.
         self.work.push_front(block);
+    }
+
+    /// What was decoded is in its place: the symbols that were in the places of others are there no longer.
+    pub(super) fn forget_displaced(&self, block: BlockIndex) {
+        let Some(slots) = &self.slots else { return };
+        for slot in 0..self.layout.source_symbol_count(block) {
+            if slots.entry(block, slot).is_none_or(|entry| entry.esi.0 != slot) {
+                slots.clear_slot(block, slot);
+            }
+        }
     }
 }

@@ -34,6 +34,8 @@ pub(super) fn content(size: usize, zero_blocks: &[usize]) -> Vec<u8> {
 /// A sender with its object, and any packet of it.
 pub(super) struct Source {
     pub(super) sender: Sender,
+    /// The packet for those who wait for news.
+    pub(super) announcement: Vec<u8>,
     pub(super) content: Vec<u8>,
     pub(super) digest: Digest,
 }
@@ -74,7 +76,9 @@ impl Source {
             manifest_signature: sign(&manifest_text),
             manifest_text,
         };
-        Self { sender: Sender::new(tree, &config).unwrap(), content, digest }
+        let sender = Sender::new(tree, &config).unwrap();
+        let group = SocketAddr::from(([239, 1, 2, 3], 4242));
+        Self { announcement: sender.announcement(&config, group).unwrap(), sender, content, digest }
     }
 
     pub(super) fn packet(&self, outgoing: &Outgoing) -> Vec<u8> {

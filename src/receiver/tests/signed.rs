@@ -7,12 +7,12 @@ use crate::limits::{
 use crate::manifest::signer::{FIRST, SECOND, TestKey};
 use crate::manifest::{DisplayName, PublicKey};
 
-fn trust(keys: &[&TestKey]) -> Trust {
+pub(super) fn trust(keys: &[&TestKey]) -> Trust {
     let keys = keys.iter().map(|key| PublicKey::parse(key.public()).unwrap()).collect();
     Trust { keys, version_min: 0, compatible: None, clock_unset: ClockUnset::Refuse, seed: 7 }
 }
 
-fn sink_with(trust: Trust) -> Sink {
+pub(super) fn sink_with(trust: Trust) -> Sink {
     Sink::of(Receiver::with_trust(Time::default(), NO_LIMITS, trust))
 }
 
@@ -21,7 +21,7 @@ fn sink() -> Sink {
 }
 
 /// Version `version` of something, signed by the first key. Versions have different bytes.
-fn source(version: u64) -> Source {
+pub(super) fn source(version: u64) -> Source {
     source_by(&FIRST, |members| members.version = version, version as usize)
 }
 
@@ -30,18 +30,18 @@ fn source_by(key: &TestKey, change: impl Fn(&mut Members), number: usize) -> Sou
 }
 
 /// The manifest packet with a signature that nobody made; each `number` gives another one.
-fn false_signature(source: &Source, number: u32) -> Vec<u8> {
+pub(super) fn false_signature(source: &Source, number: u32) -> Vec<u8> {
     changed(source.manifest(), |bytes| {
         let end = bytes.len();
         bytes[end - 4..].copy_from_slice(&number.to_be_bytes());
     })
 }
 
-fn after(span: Duration) -> Time {
+pub(super) fn after(span: Duration) -> Time {
     at(0).after(span)
 }
 
-fn millis(count: u64) -> Time {
+pub(super) fn millis(count: u64) -> Time {
     after(Duration::from_millis(count))
 }
 
