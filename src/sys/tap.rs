@@ -53,7 +53,7 @@ impl Tap {
     ///
     /// # Errors
     /// What the kernel says, as when the interface has gone down.
-    pub fn next(&mut self) -> io::Result<Option<Seen<'_>>> {
+    pub fn take(&mut self) -> io::Result<Option<Seen<'_>>> {
         match nix::sys::socket::recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut self.buffer) {
             Ok((size, from)) => {
                 let index = from.map_or(0, |from| from.ifindex());
@@ -120,7 +120,7 @@ mod tests {
         let deadline = clock::now().after(Duration::from_secs(5));
         loop {
             assert!(clock::now() < deadline, "it is seen");
-            let Some(seen) = tap.next().unwrap() else { continue };
+            let Some(seen) = tap.take().unwrap() else { continue };
             assert!(!seen.bytes.ends_with(b"unicast, 192 bytes"));
             if seen.bytes.ends_with(b"multicast") {
                 assert_eq!(seen.interface_index, index);

@@ -83,7 +83,7 @@ struct Ear<'a> {
 /// Where the question to the network stands.
 enum Probe {
     ToJoin,
-    Joined(ReceiveSocket, Time),
+    Joined(Box<ReceiveSocket>, Time),
     Done,
 }
 
@@ -163,7 +163,8 @@ impl<'a> Ear<'a> {
             Probe::ToJoin => match self.interface.map(|interface| (interface, unused_group(group))) {
                 Some((interface, group)) => {
                     let options = ReceiveOptions { group, interface_index: interface.index };
-                    ReceiveSocket::open(&options).map_or(Probe::Done, |(socket, _)| Probe::Joined(socket, now))
+                    ReceiveSocket::open(&options)
+                        .map_or(Probe::Done, |(socket, _)| Probe::Joined(Box::new(socket), now))
                 }
                 None => Probe::Done,
             },

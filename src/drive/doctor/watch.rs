@@ -39,7 +39,7 @@ impl Watch {
     /// Looks at what waits.
     pub(super) fn look(&mut self, all: &[Interface]) {
         for _ in 0..PACKETS_PER_TURN {
-            match self.tap.next() {
+            match self.tap.take() {
                 Ok(Some(seen)) => self.sights.take(all, &seen),
                 // An interface that has gone down is told of once.
                 Err(_) => {}
