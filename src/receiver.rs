@@ -29,7 +29,7 @@ use std::time::Duration;
 pub use counts::{Counts, DropReason};
 pub use loss::LossTracker;
 pub use senders::SenderEntry;
-pub use slots::{SlotEntry, SlotMemory, hash_of, plain_memory};
+pub use slots::{DecodedNotes, SlotEntry, SlotMemory, hash_of, plain_memory};
 pub use trust::{ClockUnset, Distrust, Trust};
 pub use waiting::Waiting;
 

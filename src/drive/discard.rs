@@ -7,22 +7,19 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::doctor::Silence;
-use super::end;
 use super::listen::{ListenOptions, Listener};
 use super::report::{self, Report};
+use super::tally::{HOST_DROPS_TEXT, HostDrops, Loss, dropped_fields, sender_fields};
+use super::{end, notices};
 use crate::digest::zero_block_value;
 use crate::failure::{Exit, Failure};
 use crate::limits::{BLOCK_SIZE, HEADER_SIZE};
-use crate::receiver::{
-    Action, DropReason, GiveUp, Notice, Receiver, ReceiverConfig, SenderEntry, Verdict, Work, plain_memory,
-};
+use crate::receiver::{Action, DropReason, GiveUp, Receiver, ReceiverConfig, Verdict, Work, plain_memory};
 use crate::sys::{StopSignal, clock, memory, signals};
 use crate::types::Time;
 
 /// Between two looks at signals while nothing comes.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-/// Loss in an interval in which this host dropped packets is put down to the host.
-const DROPS_INTERVAL: Duration = Duration::from_millis(100);
 /// Memory for the bookkeeping of one block with the smallest symbols, rounded up.
 const BYTES_PER_BLOCK: u64 = 2048;
 /// What every measurement ends with.
@@ -135,33 +132,8 @@ impl Tally {
             report::bytes(self.bytes),
             self.seconds(now),
             report::rate(self.goodput(now)),
-            loss.text()
+            loss.text_of_both()
         )
-    }
-}
-
-/// Packets of all streams together.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Loss {
-    received: u64,
-    /// Lost on the way.
-    lost: u64,
-    /// Dropped by this host.
-    lost_host: u64,
-}
-
-impl Loss {
-    fn of(senders: &[SenderEntry]) -> Self {
-        senders.iter().fold(Self::default(), |all, sender| Self {
-            received: all.received + sender.loss.received,
-            lost: all.lost + sender.loss.lost,
-            lost_host: all.lost_host + sender.loss.lost_host,
-        })
-    }
-
-    fn text(&self) -> String {
-        let percent = |part: u64| 100.0 * part as f64 / (self.received + self.lost + self.lost_host).max(1) as f64;
-        format!("loss {:.2} % on the way and {:.2} % on this host", percent(self.lost), percent(self.lost_host))
     }
 }
 
@@ -169,12 +141,6 @@ impl Loss {
 struct Shown {
     at: Time,
     bytes: u64,
-}
-
-/// What the kernel had dropped when the last interval ended.
-struct HostDrops {
-    at: Time,
-    buffers: u32,
 }
 
 struct Measurement<'a> {
@@ -205,7 +171,7 @@ impl Measurement<'_> {
             let now = clock::now();
             self.tally.take(&mut self.receiver, now, self.listener.datagrams());
             has_worked = self.work(now);
-            if now.since(self.drops.at) >= DROPS_INTERVAL {
+            if self.drops.is_due(now) {
                 self.end_drops_interval(now);
             }
             self.receiver.handle_timeout(now);
@@ -261,24 +227,20 @@ impl Measurement<'_> {
     }
 
     fn end_drops_interval(&mut self, now: Time) {
-        let buffers = self.listener.dropped_buffers();
-        // The kernel counts modulo 2^32.
-        self.receiver.handle_host_drops(u64::from(buffers.wrapping_sub(self.drops.buffers)));
-        self.drops = HostDrops { at: now, buffers };
+        self.receiver.handle_host_drops(self.drops.end_interval(now, self.listener.dropped_buffers()));
     }
 
     fn tell(&mut self, now: Time) {
         while let Some(notice) = self.receiver.poll_notice() {
             self.silence.note(&notice, || self.listener.subject());
-            if let Some((kind, text)) = words(&notice) {
+            if let Some((kind, text)) = notices::words(&notice, "see --max-size") {
                 self.report.notice(kind, &text);
             }
         }
         self.silence.tell(&self.listener, self.report);
         if self.listener.dropped_buffers() > 0 && !self.said_host_drops {
             self.said_host_drops = true;
-            let text = "this host drops packets because it cannot take them fast enough: see sysctl net.core.rmem_max";
-            self.report.notice("warning", text);
+            self.report.notice("warning", HOST_DROPS_TEXT);
         }
         if self.report.is_due(now) && self.receiver.manifest().is_some() {
             self.show_progress(now);
@@ -295,7 +257,7 @@ impl Measurement<'_> {
             report::bytes(progress.held),
             report::bytes(progress.size),
             report::rate(goodput),
-            loss.text()
+            loss.text_of_both()
         );
         let mut fields = self.figures(now);
         fields["goodput_bps"] = goodput.into();
@@ -344,8 +306,8 @@ impl Measurement<'_> {
         (fields["stored"], fields["verified"]) = (false.into(), false.into());
         fields["host_dropped_buffers"] = self.listener.dropped_buffers().into();
         fields["truncated"] = self.listener.truncated().into();
-        fields["dropped"] = self.dropped();
-        fields["senders"] = self.receiver.senders().iter().map(sender_fields).collect();
+        fields["dropped"] = dropped_fields(self.receiver.counts());
+        fields["senders"] = sender_fields(self.receiver.senders());
         self.report.event("end", fields, result.as_ref().ok().cloned());
         result.map(|_| Exit::Complete)
     }
@@ -373,51 +335,6 @@ impl Measurement<'_> {
         };
         Failure::new(Exit::Incomplete, self.what(), format!("{cause}: {text}"))
     }
-
-    /// Why which datagrams changed nothing.
-    fn dropped(&self) -> Value {
-        let counts = self.receiver.counts();
-        let reasons = DropReason::ALL.iter().map(|&reason| (reason.name().to_owned(), counts.dropped(reason)));
-        reasons.filter(|(_, count)| *count > 0).map(|(name, count)| (name, Value::from(count))).collect()
-    }
-}
-
-fn sender_fields(sender: &SenderEntry) -> Value {
-    json!({
-        "addr": sender.addr.to_string(),
-        "channel": sender.channel.0,
-        "received": sender.loss.received,
-        "lost": sender.loss.lost,
-        "lost_host": sender.loss.lost_host,
-        "duplicates": sender.loss.duplicates,
-        "late": sender.loss.late,
-        "restarts": sender.loss.restarts,
-    })
-}
-
-/// The kind of a notice and what people are told of it; `None` for those that come only where something is verified.
-fn words(notice: &Notice) -> Option<(&'static str, String)> {
-    Some(match notice {
-        Notice::ManifestRefused(refusal) => ("manifest_refused", format!("a manifest is refused: {refusal}")),
-        Notice::TooLarge { size, size_max } => (
-            "too_large",
-            format!(
-                "the file on the group has {} bytes, at most {size_max} are allowed (see --max-size)",
-                size.bytes()
-            ),
-        ),
-        Notice::SessionChanged(size) => {
-            ("session_changed", format!("no block becomes complete: trying symbols of {} bytes", size.bytes()))
-        }
-        Notice::HeardAgain => ("heard_again", "packets come again".into()),
-        Notice::Silent
-        | Notice::BlockFailed(_)
-        | Notice::Distrusted(_)
-        | Notice::ExpiryUnknown
-        | Notice::Succeeded { .. } => {
-            return None;
-        }
-    })
 }
 
 #[cfg(test)]

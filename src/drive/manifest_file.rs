@@ -2,8 +2,9 @@
 //! key need not be where they are used, so a server only sees whether they go together with the file, not who signed.
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::report::Report;
@@ -180,13 +181,22 @@ fn bad(path: &Path, cause: impl Into<String>) -> Failure {
 /// The whole file; `None` if there is none.
 ///
 /// # Errors
-/// [`Exit::BadData`] if it has more than `size_max` bytes, [`Exit::NoInput`] if it cannot be read.
+/// [`Exit::BadData`] if it has more than `size_max` bytes, [`Exit::NoInput`] if it cannot be read, or is no regular file.
 pub(super) fn read(path: &Path, size_max: usize) -> Result<Option<Vec<u8>>, Failure> {
     let mut bytes = Vec::new();
-    let result = File::open(path).and_then(|file| file.take(size_max as u64 + 1).read_to_end(&mut bytes));
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Failure::new(Exit::NoInput, format!("read {}", shown(path)), describe(&error))),
+    let refused = |cause: String| Err(Failure::new(Exit::NoInput, format!("read {}", shown(path)), cause));
+    // A fifo does not make it wait, and a terminal does not become ours.
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return refused(describe(&error)),
+        Ok(file) => file,
+    };
+    if file.metadata().is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
+        return refused("is not a regular file".into());
+    }
+    match file.take(size_max as u64 + 1).read_to_end(&mut bytes) {
+        Err(error) => refused(describe(&error)),
         Ok(size) if size > size_max => Err(bad(path, format!("has more than {size_max} bytes"))),
         Ok(_) => Ok(Some(bytes)),
     }

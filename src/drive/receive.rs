@@ -17,7 +17,7 @@ use super::doctor::Silence;
 use super::listen::Listener;
 use super::printer::Printer;
 use super::report::{self, Report};
-use super::tally::{HostDrops, Loss, Rate};
+use super::tally::{HOST_DROPS_TEXT, HostDrops, Loss, Rate, dropped_fields, sender_fields};
 use super::trusted;
 use super::unreadable::Unreadable;
 use super::workers::{Done, Workers};
@@ -34,8 +34,8 @@ use crate::types::{BlockIndex, Digest, SymbolSize, Time};
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// Between two looks at what the verifying threads have done while nothing comes.
 const WORK_INTERVAL: Duration = Duration::from_millis(1);
-/// Loss in an interval in which this host dropped packets is put down to the host.
-const DROPS_INTERVAL: Duration = Duration::from_millis(100);
+/// Between two looks at the room there is while what comes is too large.
+const ROOM_INTERVAL: Duration = Duration::from_secs(1);
 /// Ranges of missing bytes that are listed at most.
 const MISSING_COUNT_MAX: usize = 1000;
 /// Failed blocks of which each is told; after that they are only counted.
@@ -88,6 +88,7 @@ fn run<'a>(
         accepted: now,
         last_symbol: now,
         rate: Rate { at: now, held: 0, bits_per_second: 0.0 },
+        room_looked_at: now,
         said_host_drops: false,
         unreadable: Unreadable::default(),
         silence: Silence::default(),
@@ -107,7 +108,7 @@ enum Outcome {
 
 /// The sidecar map, as the machine sees it.
 #[derive(Debug)]
-struct SlotMap(SlotFile);
+pub(super) struct SlotMap(pub(super) SlotFile);
 
 impl SlotMemory for SlotMap {
     fn words(&self) -> &[AtomicU32] {
@@ -135,6 +136,7 @@ struct Transfer<'a> {
     /// When the last symbol came that was of use: what is left from then on is decoding and verifying.
     last_symbol: Time,
     rate: Rate,
+    room_looked_at: Time,
     said_host_drops: bool,
     drops: HostDrops,
     unreadable: Unreadable,
@@ -161,6 +163,7 @@ impl Transfer<'_> {
             self.memory.assembly.tick(now);
             self.work(now)?;
             self.count_host_drops(now);
+            self.look_for_room(now);
             self.receiver.handle_timeout(now);
             if let Some(outcome) = self.act(now)? {
                 return Ok(outcome);
@@ -238,15 +241,10 @@ impl Transfer<'_> {
         while let Some(assembled) = self.memory.assembly.next() {
             workers.give_assembled(assembled);
         }
-        // Blocks whose values are known need no room, and neither do those that have been decoded: what was put together in memory may
-        // have taken it.
-        while (workers.has_room() || workers.holds_decoded() || !self.values.is_empty())
+        // Blocks whose values are known need no room.
+        while (workers.asks_for_work() || !self.values.is_empty())
             && let Some(work) = self.receiver.poll_work()
         {
-            if !matches!(work, Work::WriteDecoded { .. }) {
-                // Writing comes first: what has not been asked for by now was not right.
-                workers.discard_decoded();
-            }
             if let Work::Hash { block, .. } = work
                 && let Some(value) = self.values.remove(&block)
             {
@@ -360,20 +358,34 @@ impl Transfer<'_> {
                 })?
             }
         };
-        Ok(Box::new(SlotMap(file)))
+        let map = Arc::new(SlotMap(file));
+        if let Some(workers) = &mut self.workers {
+            workers.note_in(&map);
+        }
+        Ok(Box::new(map))
+    }
+
+    /// What was too large at the start may fit when somebody has made room.
+    fn look_for_room(&mut self, now: Time) {
+        let is_refused = self.receiver.manifest().is_none() && self.receiver.counts().dropped(DropReason::TooLarge) > 0;
+        if !is_refused || now.since(self.room_looked_at) < ROOM_INTERVAL {
+            return;
+        }
+        self.room_looked_at = now;
+        // A file system that does not tell leaves things as they are.
+        if let Ok(size_max) = destination::size_max(&self.output, self.options.size_max) {
+            self.receiver.handle_room(size_max);
+        }
     }
 
     fn count_host_drops(&mut self, now: Time) {
-        if now.since(self.drops.at) >= DROPS_INTERVAL {
+        if self.drops.is_due(now) {
             self.end_drops_interval(now);
         }
     }
 
     fn end_drops_interval(&mut self, now: Time) {
-        let buffers = self.listener.dropped_buffers();
-        // The kernel counts modulo 2^32.
-        self.receiver.handle_host_drops(u64::from(buffers.wrapping_sub(self.drops.buffers)));
-        self.drops = HostDrops { at: now, buffers };
+        self.receiver.handle_host_drops(self.drops.end_interval(now, self.listener.dropped_buffers()));
     }
 
     /// Says what there is to say.
@@ -391,8 +403,7 @@ impl Transfer<'_> {
         self.silence.tell(&self.listener, self.report);
         if self.listener.dropped_buffers() > 0 && !self.said_host_drops {
             self.said_host_drops = true;
-            let text = "this host drops packets because it cannot take them fast enough: see sysctl net.core.rmem_max";
-            self.report.notice("warning", text);
+            self.report.notice("warning", HOST_DROPS_TEXT);
         }
         if self.report.is_due(now) && self.receiver.manifest().is_some() {
             self.show_progress(now);
@@ -530,24 +541,6 @@ impl Transfer<'_> {
     fn figures(&self, exit: Exit, message: &str, verified: Time, synced: Time) -> Value {
         let counts = self.receiver.counts();
         let progress = self.receiver.progress();
-        let senders = self.receiver.senders().iter().map(|sender| {
-            json!({
-                "addr": sender.addr.to_string(),
-                "channel": sender.channel.0,
-                "received": sender.loss.received,
-                "lost": sender.loss.lost,
-                "lost_host": sender.loss.lost_host,
-                "duplicates": sender.loss.duplicates,
-                "late": sender.loss.late,
-                "restarts": sender.loss.restarts,
-            })
-        });
-        let senders: Vec<_> = senders.collect();
-        let dropped: serde_json::Map<_, _> = DropReason::ALL
-            .iter()
-            .map(|&reason| (reason.name().to_owned(), counts.dropped(reason).into()))
-            .filter(|(_, count): &(String, Value)| count.as_u64() != Some(0))
-            .collect();
         let mut fields = json!({
             "exit": exit as u8,
             "message": message,
@@ -567,8 +560,8 @@ impl Transfer<'_> {
                 "hashes": counts.hashes,
                 "blocks_failed": counts.blocks_failed,
             },
-            "dropped": dropped,
-            "senders": senders,
+            "dropped": dropped_fields(counts),
+            "senders": sender_fields(self.receiver.senders()),
         });
         if let Some(manifest) = self.receiver.manifest() {
             trusted::add_fields(&mut fields, self.receiver.voucher());

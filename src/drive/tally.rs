@@ -1,7 +1,17 @@
 //! What a receiver counts to tell people of it.
 
-use crate::receiver::SenderEntry;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::receiver::{Counts, DropReason, SenderEntry};
 use crate::types::Time;
+
+/// Loss in an interval in which this host dropped packets is put down to the host.
+const DROPS_INTERVAL: Duration = Duration::from_millis(100);
+/// What people are told, once, when it does.
+pub(super) const HOST_DROPS_TEXT: &str =
+    "this host drops packets because it cannot take them fast enough: see sysctl net.core.rmem_max";
 
 /// The rate at which the transfer moves, smoothed.
 pub(super) struct Rate {
@@ -29,8 +39,23 @@ pub(super) struct HostDrops {
     pub(super) buffers: u32,
 }
 
+impl HostDrops {
+    /// Whether the interval is over.
+    pub(super) fn is_due(&self, now: Time) -> bool {
+        now.since(self.at) >= DROPS_INTERVAL
+    }
+
+    /// Ends the interval, at whose end the kernel has dropped so many `buffers`; answers how many of them in the interval.
+    pub(super) fn end_interval(&mut self, now: Time, buffers: u32) -> u64 {
+        // The kernel counts modulo 2^32.
+        let count = u64::from(buffers.wrapping_sub(self.buffers));
+        *self = Self { at: now, buffers };
+        count
+    }
+}
+
 /// Packets of all streams together.
-#[derive(Default)]
+#[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Loss {
     pub(super) received: u64,
     /// Lost on the way.
@@ -49,12 +74,56 @@ impl Loss {
         })
     }
 
-    /// What people are told.
+    /// What people are told, of this host only if it has lost something.
     pub(super) fn text(&self) -> String {
-        let percent = |part: u64| 100.0 * part as f64 / (self.received + self.lost + self.lost_host).max(1) as f64;
-        match self.lost_host {
-            0 => format!("loss {:.2} %", percent(self.lost)),
-            host => format!("loss {:.2} % on the way and {:.2} % on this host", percent(self.lost), percent(host)),
-        }
+        if self.lost_host > 0 { self.text_of_both() } else { format!("loss {:.2} %", self.percent(self.lost)) }
+    }
+
+    /// What people are told.
+    pub(super) fn text_of_both(&self) -> String {
+        let (way, host) = (self.percent(self.lost), self.percent(self.lost_host));
+        format!("loss {way:.2} % on the way and {host:.2} % on this host")
+    }
+
+    fn percent(&self, part: u64) -> f64 {
+        100.0 * part as f64 / (self.received + self.lost + self.lost_host).max(1) as f64
+    }
+}
+
+/// What an event says of these streams.
+pub(super) fn sender_fields(senders: &[SenderEntry]) -> Value {
+    let one = |sender: &SenderEntry| {
+        json!({
+            "addr": sender.addr.to_string(),
+            "channel": sender.channel.0,
+            "received": sender.loss.received,
+            "lost": sender.loss.lost,
+            "lost_host": sender.loss.lost_host,
+            "duplicates": sender.loss.duplicates,
+            "late": sender.loss.late,
+            "restarts": sender.loss.restarts,
+        })
+    };
+    senders.iter().map(one).collect()
+}
+
+/// Why which datagrams changed nothing.
+pub(super) fn dropped_fields(counts: &Counts) -> Value {
+    let reasons = DropReason::ALL.iter().map(|&reason| (reason.name().to_owned(), counts.dropped(reason)));
+    reasons.filter(|(_, count)| *count > 0).map(|(name, count)| (name, Value::from(count))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drops_are_those_of_the_interval_though_the_kernel_s_counter_overflows() {
+        let at = |millis: u64| Time::from_nanos(millis * 1_000_000);
+        let mut drops = HostDrops { at: at(0), buffers: u32::MAX };
+        assert!(!drops.is_due(at(99)) && drops.is_due(at(100)));
+        assert_eq!(drops.end_interval(at(100), 4), 5);
+        assert!(!drops.is_due(at(199)));
+        assert_eq!(drops.end_interval(at(200), 4), 0);
     }
 }

@@ -11,20 +11,23 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use super::assembly::Assembled;
+use super::receive::SlotMap;
 use crate::digest::{block_value, zero_block_value};
 use crate::fec::Decoder;
 use crate::limits::BLOCK_SIZE;
 use crate::object::{Layout, block_size};
-use crate::receiver::{SlotEntry, Work, hash_of};
+use crate::receiver::{DecodedNotes, SlotEntry, Work, hash_of};
 use crate::sys::{Target, processors};
-use crate::types::{BlockIndex, Digest, Esi, ObjectSize};
+use crate::types::{BlockIndex, Digest, Esi, ObjectSize, SymbolSize};
 use crate::wire::payload_hash;
 
-/// Threads at most: decoding takes a core for each 0.4 GB/s, but each has 5 MiB of its own, and all together, with the 8 MiB of the
-/// code's tables, are to stay within 32 MiB however many cores there are.
+/// Threads at most: decoding takes a core for each 0.4 GB/s, but each has 5 MiB of its own, and as many cores as there are would take
+/// as many times that, beside the 8 MiB of the code's tables.
 const WORKER_COUNT_MAX: usize = 4;
 /// Pieces of work under way for each thread: the next one waits while one is done.
 const QUEUE_PER_WORKER: usize = 2;
+/// Bytes of a decoded block that are written by one call, unless one symbol is longer.
+const PIECE_SIZE: usize = 16 << 10;
 
 /// What came of a piece of work.
 #[derive(Debug)]
@@ -50,13 +53,26 @@ struct Decoded {
     bytes: Vec<u8>,
     /// The value of the whole block.
     value: Digest,
+    /// Bytes of a slot.
+    symbol_size: usize,
+    /// Where it is noted that it has been written.
+    notes: Option<DecodedNotes>,
 }
 
 impl Decoded {
     /// Of a block with these `bytes`, and this `value`.
-    fn of(bytes: &[u8], missing: Vec<Range<u32>>, value: Digest) -> Self {
+    fn of(bytes: &[u8], missing: Vec<Range<u32>>, symbol_size: SymbolSize, value: Digest) -> Self {
         let parts: Vec<_> = missing.iter().map(|range| &bytes[range.start as usize..range.end as usize]).collect();
-        Self { bytes: parts.concat(), missing, value }
+        Self { bytes: parts.concat(), missing, value, symbol_size: usize::from(symbol_size.bytes()), notes: None }
+    }
+
+    /// Each range with its bytes, in pieces of few slots: while one is being written nobody can say what is in them.
+    fn pieces(&self) -> impl Iterator<Item = (u32, &[u8])> {
+        let size = (PIECE_SIZE / self.symbol_size).max(1) * self.symbol_size;
+        self.parts().flat_map(move |(start, part)| {
+            let starts = (start..).step_by(size);
+            starts.zip(part.chunks(size))
+        })
     }
 
     /// Each range with its bytes.
@@ -79,6 +95,8 @@ enum Job {
         kept: Option<(Esi, Vec<u8>)>,
         /// What it is to write.
         decoded: Option<Decoded>,
+        /// Where what it decodes is to be noted.
+        notes: Option<DecodedNotes>,
     },
     /// To hash, if it is whole, and write what was put together of a block.
     Store(Assembled),
@@ -91,6 +109,8 @@ pub(super) struct Workers {
     done: Receiver<(Done, Option<Decoded>)>,
     /// What has been decoded and may have to be written.
     decoded: BTreeMap<BlockIndex, Decoded>,
+    /// The sidecar map of the target, once there is one.
+    map: Option<Arc<SlotMap>>,
     under_way: usize,
     room: usize,
     threads: Vec<thread::JoinHandle<()>>,
@@ -114,10 +134,16 @@ impl Workers {
             work: Some(work),
             done,
             decoded: BTreeMap::new(),
+            map: None,
             under_way: 0,
             room: count * QUEUE_PER_WORKER,
             threads,
         })
+    }
+
+    /// From now on work is about slots that this map tells of.
+    pub(super) fn note_in(&mut self, map: &Arc<SlotMap>) {
+        self.map = Some(Arc::clone(map));
     }
 
     /// Whether another piece of work may be given.
@@ -125,12 +151,19 @@ impl Workers {
         self.under_way < self.room
     }
 
+    /// Whether to ask the machine for work. What has been decoded needs no room, because it is here until it is written: what was put
+    /// together in memory may have taken all there was since the work was given.
+    pub(super) fn asks_for_work(&self) -> bool {
+        self.has_room() || !self.decoded.is_empty()
+    }
+
     /// Whether something is under way.
     pub(super) fn is_busy(&self) -> bool {
         self.under_way > 0
     }
 
-    /// `kept` is the symbol that was kept for this work.
+    /// `kept` is the symbol that was kept for this work. The machine has what is decoded written first, so that what it has not asked
+    /// for when it asks for something else was not right, and is dropped.
     ///
     /// # Panics
     /// If something is to be written that was not decoded, or was discarded.
@@ -139,9 +172,16 @@ impl Workers {
             Work::WriteDecoded { block, .. } => {
                 Some(self.decoded.remove(&block).expect("what is to be written has been decoded"))
             }
+            _ => {
+                self.discard_decoded();
+                None
+            }
+        };
+        let notes = match (&work, &self.map) {
+            (Work::Decode { layout, .. }, Some(map)) => DecodedNotes::new(*layout, Box::new(Arc::clone(map))),
             _ => None,
         };
-        self.send(Job::Work { work, kept, decoded });
+        self.send(Job::Work { work, kept, decoded, notes });
     }
 
     /// To be given whether or not there is room: there are few, and what they hold has already come.
@@ -153,11 +193,6 @@ impl Workers {
         let sender = self.work.as_ref().expect("the threads live as long as this");
         sender.send(job).expect("the threads live as long as this");
         self.under_way += 1;
-    }
-
-    /// Whether something has been decoded that may have to be written.
-    pub(super) fn holds_decoded(&self) -> bool {
-        !self.decoded.is_empty()
     }
 
     /// Drops what has been decoded but was not asked for again: it was not right.
@@ -208,7 +243,10 @@ fn run(source: &Mutex<Receiver<Job>>, sink: &Sender<(Done, Option<Decoded>)>, ta
         let next = source.lock().expect("no holder panics").recv();
         let Ok(job) = next else { return };
         let done = match job {
-            Job::Work { work, kept, decoded } => worker.perform(work, kept, decoded),
+            Job::Work { work, kept, decoded, notes } => {
+                let (done, decoded) = worker.perform(work, kept, decoded);
+                (done, decoded.map(|decoded| Decoded { notes, ..decoded }))
+            }
             Job::Store(assembled) => (worker.store(assembled), None),
         };
         if sink.send(done).is_err() {
@@ -299,14 +337,16 @@ impl Worker<'_> {
             return Ok(None);
         }
         let value = block_value(layout.size(), block, bytes);
-        Ok(Some(Decoded::of(bytes, missing(block, layout, slots), value)))
+        Ok(Some(Decoded::of(bytes, missing(block, layout, slots), layout.symbol_size(), value)))
     }
 
     fn write(&mut self, block: BlockIndex, size: ObjectSize, decoded: &Decoded) -> io::Result<()> {
-        let mut parts = decoded.parts();
-        parts.try_for_each(|(start, part)| {
-            self.target.write_run(block.offset() + u64::from(start), &[IoSlice::new(part)])
-        })?;
+        for (start, piece) in decoded.pieces() {
+            self.target.write_run(block.offset() + u64::from(start), &[IoSlice::new(piece)])?;
+            if let Some(notes) = &decoded.notes {
+                notes.written(block, start, piece);
+            }
+        }
         if self.target.reads_back()
             && block_value(size, block, self.read(block, block_size(size, block))?) != decoded.value
         {
@@ -348,8 +388,11 @@ mod tests {
     use super::super::assembly::{self, Assembly};
     use super::*;
     use crate::fec::Encoder;
-    use crate::receiver::Store;
-    use crate::types::{SymbolSize, Time};
+    use std::sync::atomic::Ordering;
+
+    use crate::receiver::{SlotMemory, Store};
+    use crate::sys::SlotFile;
+    use crate::types::Time;
 
     const ID: &str = "0123456789abcdef01234567";
     const MIB: usize = BLOCK_SIZE as usize;
@@ -413,6 +456,9 @@ mod tests {
         let kept = Esi(3);
         let kept_bytes = content[MIB + 3 * 1408..][..1408].to_vec();
         let mut workers = Workers::new(&target).unwrap();
+        // A header, a word for each of the two marks, and one for each slot.
+        let map = Arc::new(SlotMap(SlotFile::anonymous(16 + 2 + 2 * 745).unwrap()));
+        workers.note_in(&map);
         workers.give(Work::Decode { block, layout, slots, kept: Some(kept) }, Some((kept, kept_bytes)));
         let Done::Hashed(_, Ok(Some(value))) = done(&mut workers) else { panic!("not decoded") };
         assert_eq!(value, block_value(layout.size(), block, &content[MIB..]));
@@ -423,15 +469,27 @@ mod tests {
         assert!(matches!(done(&mut workers), Done::Written(BlockIndex(1), Ok(()))));
         target.read_exact_at(block.offset(), &mut bytes).unwrap();
         assert_eq!(bytes, content[MIB..]);
+        let noted: Vec<_> = map.words()[16 + 2 + 745..].iter().map(|word| word.load(Ordering::Relaxed)).collect();
+        for (slot, word) in (0..).zip(noted) {
+            let hash = u32::from(hash_of(payload_hash(
+                &bytes[slot as usize * 1408..][..1408.min(MIB - slot as usize * 1408)],
+            )));
+            assert_eq!(
+                word,
+                if slot < 4 { (slot + 1) << 16 | hash } else { 0 },
+                "slot {slot}: what was written is noted"
+            );
+        }
     }
 
     #[test]
     fn only_what_is_missing_is_kept_to_be_written() {
         let bytes: Vec<u8> = (0..10).collect();
         let value = block_value(ObjectSize::new(10).unwrap(), BlockIndex(0), &bytes);
-        let decoded = Decoded::of(&bytes, vec![0..1, 2..4, 9..10], value);
+        let decoded = Decoded::of(&bytes, vec![0..1, 2..4, 9..10], SymbolSize::new(512).unwrap(), value);
         assert_eq!(decoded.bytes, [0, 2, 3, 9]);
         assert!(decoded.parts().eq([(0, &bytes[..1]), (2, &bytes[2..4]), (9, &bytes[9..])]));
+        assert!(decoded.pieces().eq(decoded.parts()), "none is long");
     }
 
     #[test]
@@ -462,6 +520,53 @@ mod tests {
         assert_eq!(wrong, [slots[1]]);
     }
 
+    /// These symbols of a block, put together in memory.
+    fn assembled(layout: &Layout, content: &[u8], block: BlockIndex, slots: Range<u16>) -> Assembled {
+        let mut assembly = Assembly::default();
+        let (start, fast) = (Time::from_nanos(1), Time::from_nanos(1).after(assembly::PATIENCE));
+        assembly.note(MIB as u64);
+        assembly.tick(fast);
+        for slot in slots {
+            let place = layout.place(block, Esi(slot)).unwrap();
+            let store = Store { block, esi: Esi(slot), slot, offset: place.offset, size: place.size, hash: 0 };
+            let payload = &content[place.offset as usize..][..usize::from(place.size)];
+            assert!(assembly.take(start, &store, layout.size(), payload));
+        }
+        assembly.give_up();
+        assembly.next().unwrap()
+    }
+
+    #[test]
+    fn decoded_block_is_asked_for_and_written_when_there_is_no_room_for_more_work() {
+        let folder = tempfile::tempdir().unwrap();
+        let content = content(MIB + 3000);
+        let (layout, block) = (layout(content.len()), BlockIndex(1));
+        let (target, slots) = target_with(folder.path(), &content, block, &[(0, Esi(3)), (1, Esi(1)), (2, Esi(2))]);
+        let mut workers = Workers::new(&target).unwrap();
+        let decode = |workers: &mut Workers| {
+            workers.give(Work::Decode { block, layout, slots: slots.clone(), kept: None }, None);
+            assert!(matches!(done(workers), Done::Hashed(BlockIndex(1), Ok(Some(_)))));
+        };
+        decode(&mut workers);
+        while workers.has_room() {
+            workers.give_assembled(assembled(&layout, &content, BlockIndex(0), 0..3));
+        }
+        assert!(workers.asks_for_work());
+        workers.give(Work::WriteDecoded { block, size: layout.size() }, None);
+        assert!(!workers.asks_for_work(), "nothing else is waiting");
+        while workers.is_busy() {
+            let done = done(&mut workers);
+            assert!(matches!(done, Done::Stored(_, _, Ok(())) | Done::Written(BlockIndex(1), Ok(()))), "{done:?}");
+        }
+        let mut bytes = vec![0; 3000];
+        target.read_exact_at(MIB as u64, &mut bytes).unwrap();
+        assert_eq!(bytes, content[MIB..]);
+
+        decode(&mut workers);
+        workers.give(Work::Hash { block, size: layout.size() }, None);
+        assert!(workers.decoded.is_empty(), "what is not asked for first was not right");
+    }
+
     #[test]
     fn block_put_together_is_written_and_its_value_is_that_of_its_bytes() {
         let folder = tempfile::tempdir().unwrap();
@@ -470,19 +575,8 @@ mod tests {
         let target = Arc::new(Target::create(&folder.path().join("file"), content.len() as u64, ID).unwrap().target);
         let mut workers = Workers::new(&target).unwrap();
         for slots in [0..3, 0..2] {
-            let mut assembly = Assembly::default();
-            let (start, fast) = (Time::from_nanos(1), Time::from_nanos(1).after(assembly::PATIENCE));
-            assembly.note(MIB as u64);
-            assembly.tick(fast);
             let expected = (slots.len() == 3).then(|| block_value(layout.size(), block, &content[MIB..]));
-            for slot in slots {
-                let place = layout.place(block, Esi(slot)).unwrap();
-                let store = Store { block, esi: Esi(slot), slot, offset: place.offset, size: place.size, hash: 0 };
-                let payload = &content[place.offset as usize..][..usize::from(place.size)];
-                assert!(assembly.take(start, &store, layout.size(), payload));
-            }
-            assembly.give_up();
-            workers.give_assembled(assembly.next().unwrap());
+            workers.give_assembled(assembled(&layout, &content, block, slots));
             let Some(Done::Stored(stored, value, Ok(()))) = workers.wait() else { panic!("not stored") };
             assert_eq!((stored.block, value), (block, expected));
         }
@@ -490,6 +584,19 @@ mod tests {
         target.read_exact_at(MIB as u64, &mut bytes).unwrap();
         assert_eq!(bytes, content[MIB..]);
         assert!(workers.wait().is_none());
+    }
+
+    #[test]
+    fn block_put_together_for_a_device_counts_only_as_it_is_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let content = content(MIB + 3000);
+        let (layout, block) = (layout(content.len()), BlockIndex(1));
+        let mut workers = Workers::new(&Arc::new(Target::forgetful_device(folder.path()))).unwrap();
+        workers.give_assembled(assembled(&layout, &content, block, 0..3));
+        let Some(Done::Stored(_, None, Ok(()))) = workers.wait() else { panic!("nothing is known of it yet") };
+        workers.give(Work::Hash { block, size: layout.size() }, None);
+        let Done::Hashed(_, Ok(Some(value))) = done(&mut workers) else { panic!("not read") };
+        assert_ne!(value, block_value(layout.size(), block, &content[MIB..]), "the device has not kept it");
     }
 
     #[test]

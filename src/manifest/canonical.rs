@@ -233,7 +233,8 @@ pub(super) mod tests {
     /// The same verdict by another route: a general parser, then its emission compared with the text.
     pub(in super::super) fn is_canonical(text: &str, level_count: usize) -> bool {
         let value: Result<serde_json::Value, _> = serde_json::from_str(text);
-        value.is_ok_and(|value| serde_json::to_string(&value).unwrap() == text && fits(&value, level_count))
+        let text_of = |value: &serde_json::Value| serde_json::to_string(value).expect("every value has a text");
+        value.is_ok_and(|value| text_of(&value) == text && fits(&value, level_count))
     }
 
     fn fits(value: &serde_json::Value, level_count: usize) -> bool {

@@ -171,6 +171,12 @@ impl Receiver {
         Some(Verdict::Dropped(DropReason::TooLarge))
     }
 
+    /// There is room for objects of other sizes than when it began. Those that were too large are looked at again when they are next
+    /// announced.
+    pub fn handle_room(&mut self, size_max: u64) {
+        self.config.size_max = size_max;
+    }
+
     /// The first manifest decides the object; others of the same id and size are candidates until a proof decides.
     fn accept(&mut self, now: Time, manifest: Manifest, payload: &ManifestPayload<'_>) {
         match self.object_mut() {

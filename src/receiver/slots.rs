@@ -21,7 +21,8 @@
 //! with the same id that comes first must not cost what was received. Every block is proven by its digest in any case.
 //!
 //! An entry is set after its symbol was written, and cleared before another symbol overwrites the slot. While decoded symbols are
-//! written into a block, which its mark tells, its entries stay: those of slots that have been overwritten fail by their hashes.
+//! written into a block, which its mark tells, each slot's entry is set anew after it ([`DecodedNotes`]): until then it says what was
+//! there before, and fails by its hash where that has been overwritten.
 
 use std::fmt;
 use std::sync::Arc;
@@ -210,6 +211,30 @@ impl Slots {
     fn store(&self, index: usize, value: u32) {
         if let Some(word) = self.memory.words().get(index) {
             word.store(value, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Notes in a map which decoded symbols have been written to their own slots: for the thread that writes them, while it does.
+///
+/// A program killed between two of them then loses neither what was overwritten nor what was not.
+#[derive(Debug)]
+pub struct DecodedNotes(Slots);
+
+impl DecodedNotes {
+    /// `None` if the map is not one of this layout: then nothing can be noted.
+    #[must_use]
+    pub fn new(layout: Layout, memory: Box<dyn SlotMemory>) -> Option<Self> {
+        (memory.words().len() == word_count(&layout)).then(|| Self(Slots::new(layout, memory)))
+    }
+
+    /// From `start` on, in bytes from the start of the block, these whole slots hold their source symbols now.
+    pub fn written(&self, block: BlockIndex, start: u32, bytes: &[u8]) {
+        let symbol_size = self.0.layout.symbol_size().bytes();
+        let first = start / u32::from(symbol_size);
+        for (slot, payload) in (first..).zip(bytes.chunks(usize::from(symbol_size))) {
+            let Ok(slot) = u16::try_from(slot) else { return };
+            self.0.set(block, slot, Esi(slot), hash_of(xxh3_64(payload)));
         }
     }
 }

@@ -167,6 +167,15 @@ impl Target {
     }
 }
 
+#[cfg(test)]
+impl Target {
+    /// A device of more than three blocks in `folder` that says to have written what it has not, for tests of what is above.
+    pub(crate) fn forgetful_device(folder: &Path) -> Self {
+        let device = std::sync::Arc::new(super::device::tests::forgetful(folder));
+        Self::Device(DeviceTarget::new(&device, device.size(), None).unwrap())
+    }
+}
+
 /// Writes `parts` one after the other from `offset` on, all of them.
 fn write_parts(file: &File, mut offset: u64, mut parts: &[IoSlice<'_>]) -> io::Result<()> {
     loop {

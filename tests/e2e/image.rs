@@ -53,6 +53,7 @@ fn image_that_does_not_fit_is_refused_with_what_would_fit() {
     assert_eq!(ended.exit, Some(73), "{}", ended.stderr);
     let message = text(ended.end(), "message");
     assert!(!message.contains('\n') && message.contains("packet image") && message.contains("--image"), "{message}");
+    assert!(message.contains("are needed") && message.contains("are free"), "{message}");
 }
 
 #[test]

@@ -85,6 +85,37 @@ fn full_disk_can_be_resumed_when_there_is_room() {
 }
 
 #[test]
+fn room_that_is_made_after_the_start_is_used() {
+    let mut lab = Lab::new();
+    let (server_host, host) = (lab.host(), lab.host());
+    let disk = lab.small_disk("disk", 2 * MIB);
+    let copy = disk.path("copy");
+    let _server = serve_noise(&lab, &server_host, 8 * MIB, "100M");
+    let receiver = receive(&host, &copy, GROUP);
+    let _ = receiver.wait_for("a refusal", |event| event["kind"] == "too_large");
+    disk.change("size=20m");
+    let ended = receiver.wait();
+    let _ = ended.completed();
+    assert_eq!(ended.notices("too_large").len(), 1, "said once");
+    assert_same(&copy, &lab.path("source"));
+}
+
+#[test]
+fn file_that_is_there_stays_until_the_new_one_is_complete() {
+    let mut lab = Lab::new();
+    let (server_host, host) = (lab.host(), lab.host());
+    let copy = lab.path("copy");
+    fs::write(&copy, "the old file").expect("write a file");
+    let _server = serve_noise(&lab, &server_host, 4 * MIB, "10M");
+    let receiver = receive(&host, &copy, GROUP);
+    let half = |event: &serde_json::Value| event["event"] == "progress" && count(event, "held") >= 2 * MIB;
+    let _ = receiver.wait_for("half of the object", half);
+    assert_eq!(fs::read(&copy).expect("read the file"), b"the old file");
+    let _ = receiver.wait().completed();
+    assert_same(&copy, &lab.path("source"));
+}
+
+#[test]
 fn limit_on_the_size_of_files_is_an_error_like_any_other() {
     let mut lab = Lab::new();
     let (server_host, host) = (lab.host(), lab.host());
