@@ -2,6 +2,7 @@
 //! (the interface, its MTU, its speed) are left to `drive`.
 
 mod announce;
+mod doctor;
 mod group;
 mod report;
 mod sources;
@@ -18,6 +19,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use announce::{AnnounceArg, AnnouncedOn, announced_on};
+pub use doctor::DoctorArgs;
 pub use group::GroupArg;
 pub use report::ReportArgs;
 pub use sources::{HostName, SourceArg, SourceArgs};
@@ -339,6 +341,8 @@ pub enum Tool {
     Manifest(ManifestArgs),
     /// Check a manifest, its signature, and its file
     Verify(VerifyArgs),
+    /// Look why nothing comes from GROUP, and say what mends it; ends with 69 if something keeps packets away
+    Doctor(DoctorArgs),
 }
 
 /// What a manifest is to say.

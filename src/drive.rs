@@ -7,6 +7,7 @@ pub mod agent;
 pub mod bench;
 pub mod digest_file;
 pub mod discard;
+pub mod doctor;
 pub mod keys;
 pub mod listen;
 pub mod manifest_file;

@@ -17,7 +17,7 @@ pub enum Exit {
     BadData = 65,
     /// Input is missing or unreadable (EX_NOINPUT).
     NoInput = 66,
-    /// No source, or nothing received (EX_UNAVAILABLE).
+    /// No source, or nothing received; or a diagnosis has found what keeps packets away (EX_UNAVAILABLE).
     Unavailable = 69,
     /// The output cannot be created (EX_CANTCREAT).
     CannotCreate = 73,
@@ -52,6 +52,24 @@ impl Failure {
     /// A refused system call.
     pub fn io(exit: Exit, what: impl Into<String>, error: &io::Error) -> Self {
         Self::new(exit, what, describe(error))
+    }
+
+    /// What failed on what, and why, without what to do about it.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        format!("{}: {}", self.what, self.cause)
+    }
+
+    /// Why it failed.
+    #[must_use]
+    pub fn cause(&self) -> &str {
+        &self.cause
+    }
+
+    /// What the user can do about it; empty if nothing is known.
+    #[must_use]
+    pub fn advice(&self) -> &str {
+        &self.remedy
     }
 
     /// Adds what the user can do about it.

@@ -12,6 +12,7 @@
 //! bin ─► cli, drive ─► sender, receiver ─► wire ─► manifest ─► digest ─► object ─► types, limits, failure
 //!               ├────► discovery ───────────────────────────────────────────────► types, limits, failure
 //!               ├────► agent ─────────────────────► manifest ───────────────────► types, limits, failure
+//!               ├────► diagnosis ───────────────────────────────────────────────► types, limits, failure
 //!               ├────► fec ────────────────────────────────────────────► object
 //!               └────► sys ──────────────────────────────────────────────────────► types, limits, failure
 //! ```
@@ -23,6 +24,7 @@
 //!   in one deterministic simulation (`tests/sim`).
 //! - **`discovery`** is sans-I/O as well: DNS answers and what was heard go in, questions and sources to join come out.
 //! - **`agent`** is sans-I/O too: announcements and ends of fetches and hooks go in, what to do next and the journal come out.
+//! - **`diagnosis`** is a function of facts: why nothing comes, and what mends it. `drive::doctor` gathers the facts.
 //! - **`fec`** is the erasure code of one block: repair symbols for the sender, whole blocks for the receiver's workers.
 //! - The **kernel** (`sys`) is all that is `unsafe`: sockets, maps, target files, the clock, signals. It knows no packet.
 //! - **`drive`** joins the two: one loop that sends, one that receives, and one that only counts what comes (`drive::discard`).
@@ -94,6 +96,7 @@ pub mod object;
 pub mod wire;
 
 pub mod agent;
+pub mod diagnosis;
 pub mod discovery;
 pub mod receiver;
 #[cfg(feature = "sender")]

@@ -10,6 +10,7 @@ pub mod clock;
 #[allow(unsafe_code)]
 pub mod device;
 pub mod error_queue;
+pub mod firewall;
 #[allow(unsafe_code)]
 pub mod interface;
 pub mod link_watch;
@@ -17,6 +18,7 @@ pub mod link_watch;
 mod membership;
 #[allow(unsafe_code)]
 pub mod memory;
+mod netlink;
 pub mod notify;
 pub mod output;
 #[allow(unsafe_code)]
@@ -25,6 +27,7 @@ pub mod processors;
 pub mod random;
 #[allow(unsafe_code)]
 pub mod receive_socket;
+pub mod route;
 #[allow(unsafe_code)]
 pub mod scratch;
 #[allow(unsafe_code)]
@@ -37,6 +40,7 @@ pub mod slot_file;
 mod socket;
 #[allow(unsafe_code)]
 pub mod source_file;
+pub mod tap;
 #[allow(unsafe_code)]
 pub mod target;
 #[allow(unsafe_code)]
@@ -55,6 +59,7 @@ pub use send_socket::{Lent, Memory, Message, SendOptions, SendSocket};
 pub use signals::StopSignal;
 pub use slot_file::SlotFile;
 pub use source_file::{FileIdentity, Hold, SourceFile, SourceMap, SourceState};
+pub use tap::{Seen, Tap};
 pub use target::{Created, PartFile, Spool, Target};
 #[cfg(feature = "sender")]
 pub use uring_socket::{ImageUsage, UringSocket};

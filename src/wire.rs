@@ -7,7 +7,7 @@ mod header;
 mod manifest_packet;
 
 pub use hashes::{HashesPayload, emit_hashes, hashes_size};
-pub use header::{Header, Kind, payload_hash, seal, seal_with};
+pub use header::{Header, Kind, begins_packet, payload_hash, seal, seal_with};
 pub use manifest_packet::{
     ChannelEntry, ManifestPayload, SessionDescription, SignatureBytes, emit_manifest, manifest_size,
 };

@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use iotupd::cli::{ManifestArgs, Parsed, Tool, ToolArgs, VerifyArgs, parse};
+use iotupd::cli::{DoctorArgs, ManifestArgs, Parsed, Tool, ToolArgs, VerifyArgs, parse};
 use iotupd::digest::ObjectTree;
 use iotupd::drive::digest_file::{self, CacheFolder};
+use iotupd::drive::doctor::{self, DoctorOptions, SendPlan};
 use iotupd::drive::verify::{VerifyOptions, verify};
 use iotupd::drive::{Report, serve};
 use iotupd::failure::{Exit, Failure, shown};
@@ -40,7 +41,24 @@ fn run() -> Result<Exit, Failure> {
             let options = VerifyOptions { manifest, file, public_keys: pubkey };
             iotupd::drive::print(&verify(&options, &mut Report::new(PROGRAM, false))?)
         }
+        Tool::Doctor(args) => doctor(args),
     }
+}
+
+fn doctor(args: DoctorArgs) -> Result<Exit, Failure> {
+    args.check()?;
+    let options = DoctorOptions {
+        group: args.group.addr,
+        zone: args.group.zone,
+        interface: args.interface,
+        sources: args.sources,
+        time: args.time,
+        rate: args.rate,
+        manifest: args.manifest,
+        send: args.send.then_some(SendPlan { hops: args.hops, mtu: args.mtu }),
+        json: args.json,
+    };
+    doctor::doctor(&options, &mut Report::new(PROGRAM, false))
 }
 
 fn read(path: &Path) -> Result<(SourceFile, ObjectTree), Failure> {

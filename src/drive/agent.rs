@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::json;
 
+use super::doctor::Silence;
 use super::durable::DurableFile;
 use super::listen::{Listener, Part};
 use super::receive::{self, FetchTerms, ReceiveFileOptions};
@@ -134,6 +135,7 @@ fn size_max(options: &WatchOptions) -> Result<u64, Failure> {
 /// Listens for announcements of one version or a newer one.
 struct Watcher {
     listener: Listener,
+    silence: Silence,
     receiver: Receiver,
     version_min: u64,
 }
@@ -289,7 +291,7 @@ impl Watch<'_> {
         let version_min = self.agent.version_min();
         let receiver = self.new_receiver(version_min)?;
         self.notifier.ready(&format!("waiting for version {version_min} or newer"));
-        Ok(Watcher { listener, receiver, version_min })
+        Ok(Watcher { listener, silence: Silence::default(), receiver, version_min })
     }
 
     fn new_receiver(&mut self, version_min: u64) -> Result<Receiver, Failure> {
@@ -332,7 +334,7 @@ impl Watch<'_> {
         if watcher.version_min != version_min {
             watcher = Watcher { receiver: self.new_receiver(version_min)?, version_min, ..watcher };
         }
-        let Watcher { listener, receiver, .. } = &mut watcher;
+        let Watcher { listener, silence, receiver, .. } = &mut watcher;
         loop {
             let now = clock::now();
             if signals::pending().is_some() || until.is_some_and(|until| now >= until) {
@@ -348,9 +350,11 @@ impl Watch<'_> {
             receiver.handle_timeout(now);
             while let Some(notice) = receiver.poll_notice() {
                 // What is known is announced all the time.
-                if !matches!(notice, Notice::Distrusted(Distrust::OldVersion { .. })) {
-                    let (kind, text) =
-                        notices::words(&notice, &listener.to_string(), "see --max-size and the free space");
+                if matches!(notice, Notice::Distrusted(Distrust::OldVersion { .. })) {
+                    continue;
+                }
+                silence.note(&notice, || listener.subject());
+                if let Some((kind, text)) = notices::words(&notice, "see --max-size and the free space") {
                     self.report.notice(kind, &text);
                 }
             }
@@ -358,6 +362,7 @@ impl Watch<'_> {
                 out.gauge("version_min", "The lowest version that is taken.", version_min);
                 tally::metrics(out, receiver.counts(), receiver.senders(), listener.dropped_buffers());
             });
+            silence.tell(listener, self.report);
             listener.look(now, receiver.senders(), self.report)?;
             if let Some(Action::Prepare { manifest, .. }) = receiver.poll_action() {
                 self.note_news(now, &manifest);

@@ -32,9 +32,19 @@ pub(super) fn interface(asked: Option<&str>, zone: Option<&str>) -> Result<Inter
 
 /// The same among those that are listed.
 pub(super) fn find(all: Vec<Interface>, asked: Option<&str>, zone: Option<&str>) -> Result<Interface, Unusable> {
-    let chosen = match (asked, zone) {
-        (None, None) => only_candidate(all)?,
-        (Some(name), None) | (None, Some(name)) => named(&all, name)?,
+    let chosen = find_down(all, asked, zone)?;
+    if !chosen.up {
+        let failure = Failure::new(Exit::Unavailable, format!("use interface {}", chosen.name), "it is down");
+        return Err(Unusable::Absent(failure.remedy(format!("ip link set {} up", chosen.name))));
+    }
+    Ok(chosen)
+}
+
+/// The same, though it may be down if it is named.
+pub(super) fn find_down(all: Vec<Interface>, asked: Option<&str>, zone: Option<&str>) -> Result<Interface, Unusable> {
+    match (asked, zone) {
+        (None, None) => only_candidate(all),
+        (Some(name), None) | (None, Some(name)) => named(&all, name),
         (Some(name), Some(zone)) => {
             let (first, second) = (named(&all, name)?, named(&all, zone)?);
             if first.index != second.index {
@@ -42,14 +52,9 @@ pub(super) fn find(all: Vec<Interface>, asked: Option<&str>, zone: Option<&str>)
                 let failure = Failure::new(Exit::Usage, what, format!("the group names interface {zone}"));
                 return Err(Unusable::Refused(failure));
             }
-            first
+            Ok(first)
         }
-    };
-    if !chosen.up {
-        let failure = Failure::new(Exit::Unavailable, format!("use interface {}", chosen.name), "it is down");
-        return Err(Unusable::Absent(failure.remedy(format!("ip link set {} up", chosen.name))));
     }
-    Ok(chosen)
 }
 
 /// Says what may keep the interface from carrying multicast of the group's family: nothing will come or go before it has a carrier.
@@ -106,9 +111,13 @@ fn named(all: &[Interface], name: &str) -> Result<Interface, Unusable> {
     })
 }
 
+/// Whether it can be chosen unasked.
+pub(super) fn is_candidate(interface: &Interface) -> bool {
+    interface.up && interface.multicast && !interface.loopback
+}
+
 fn only_candidate(all: Vec<Interface>) -> Result<Interface, Unusable> {
-    let can = |candidate: &Interface| candidate.up && candidate.multicast && !candidate.loopback;
-    let mut candidates: Vec<_> = all.into_iter().filter(can).collect();
+    let mut candidates: Vec<_> = all.into_iter().filter(is_candidate).collect();
     let what = "choose an interface";
     match candidates.len() {
         1 => Ok(candidates.remove(0)),

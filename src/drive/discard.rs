@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::doctor::Silence;
 use super::listen::{ListenOptions, Listener};
 use super::report::{self, Report, Standing};
 use super::tally::{self, HOST_DROPS_TEXT, HostDrops, Loss, dropped_fields, sender_fields};
@@ -64,6 +65,7 @@ pub fn discard(options: &DiscardOptions, report: &mut Report) -> Result<Exit, Fa
         started: now,
         drops: HostDrops { at: now, buffers: 0 },
         said_host_drops: false,
+        silence: Silence::default(),
     };
     let outcome = measurement.run();
     measurement.finish(outcome)
@@ -152,6 +154,7 @@ struct Measurement<'a> {
     started: Time,
     drops: HostDrops,
     said_host_drops: bool,
+    silence: Silence,
 }
 
 impl Measurement<'_> {
@@ -229,9 +232,12 @@ impl Measurement<'_> {
 
     fn tell(&mut self, now: Time) {
         while let Some(notice) = self.receiver.poll_notice() {
-            let (kind, text) = notices::words(&notice, &self.place, "see --max-size");
-            self.report.notice(kind, &text);
+            self.silence.note(&notice, || self.listener.subject());
+            if let Some((kind, text)) = notices::words(&notice, "see --max-size") {
+                self.report.notice(kind, &text);
+            }
         }
+        self.silence.tell(&self.listener, self.report);
         if self.listener.dropped_buffers() > 0 && !self.said_host_drops {
             self.said_host_drops = true;
             self.report.notice("warning", HOST_DROPS_TEXT);

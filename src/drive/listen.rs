@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::choose;
 use super::dns::Dns;
+use super::doctor::Subject;
 use super::follow::{Change, Followed};
 use super::memberships::{Event, Membership, Memberships};
 use super::report::Report;
@@ -351,6 +352,16 @@ impl Listener {
                 wanted
             }
         }
+    }
+
+    /// What to look at when nothing comes; `None` if nothing is joined.
+    pub(super) fn subject(&self) -> Option<Subject> {
+        let interface = self.followed.usable()?.name.clone();
+        let wanted = self.wanted();
+        let group = wanted.first()?.group;
+        let of_group = wanted.iter().filter(|membership| membership.group == group);
+        let sources = of_group.filter_map(|membership| membership.source).collect();
+        Some(Subject { group, sources, interface })
     }
 
     fn announce(&mut self, membership: Membership, report: &mut Report) {

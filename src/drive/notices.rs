@@ -2,9 +2,10 @@
 
 use crate::receiver::Notice;
 
-/// What kind of notice it is, and its text, for a receiver that listens to `place`, and what limits the size of its object.
-pub(super) fn words(notice: &Notice, place: &str, limits: &str) -> (&'static str, String) {
-    match notice {
+/// What kind of notice it is, and its text, for a receiver that has `limits` on the size of its object. Silence is told of by
+/// `doctor::Silence`.
+pub(super) fn words(notice: &Notice, limits: &str) -> Option<(&'static str, String)> {
+    Some(match notice {
         Notice::ManifestRefused(refusal) => ("manifest_refused", format!("a manifest is refused: {refusal}")),
         Notice::TooLarge { size, size_max } => (
             "too_large",
@@ -25,13 +26,7 @@ pub(super) fn words(notice: &Notice, place: &str, limits: &str) -> (&'static str
         Notice::SessionChanged(size) => {
             ("session_changed", format!("nothing verifies: trying symbols of {} bytes", size.bytes()))
         }
-        Notice::Silent => (
-            "silent",
-            format!(
-                "nothing has come from {place} for 5 s (is iotupd running, is this its group, port and interface, \
-                 does a firewall drop UDP, does a switch snoop without a querier, is --hops large enough?)"
-            ),
-        ),
+        Notice::Silent => return None,
         Notice::HeardAgain => ("heard_again", "packets come again".into()),
-    }
+    })
 }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 pub(super) use self::options::FetchTerms;
 pub use self::options::ReceiveFileOptions;
+use super::doctor::Silence;
 use super::listen::Listener;
 use super::printer::Printer;
 use super::report::{self, Report, Standing};
@@ -90,6 +91,7 @@ fn run<'a>(
         room_looked_at: now,
         said_host_drops: false,
         unreadable: Unreadable::default(),
+        silence: Silence::default(),
         drops: HostDrops { at: now, buffers: 0 },
     };
     let outcome = transfer.run();
@@ -138,6 +140,7 @@ struct Transfer<'a> {
     said_host_drops: bool,
     drops: HostDrops,
     unreadable: Unreadable,
+    silence: Silence,
 }
 
 impl Transfer<'_> {
@@ -394,9 +397,12 @@ impl Transfer<'_> {
             if matches!(notice, Notice::BlockFailed(_)) && failed > FAILED_BLOCKS_TOLD {
                 continue;
             }
-            let (kind, text) = notices::words(&notice, &self.listener.to_string(), self.output.limits());
-            self.report.notice(kind, &text);
+            self.silence.note(&notice, || self.listener.subject());
+            if let Some((kind, text)) = notices::words(&notice, self.output.limits()) {
+                self.report.notice(kind, &text);
+            }
         }
+        self.silence.tell(&self.listener, self.report);
         if self.listener.dropped_buffers() > 0 && !self.said_host_drops {
             self.said_host_drops = true;
             self.report.notice("warning", HOST_DROPS_TEXT);

@@ -23,12 +23,15 @@ use crate::limits::{RECEIVE_BATCH, RECEIVE_BUFFER_SIZE, RECEIVE_SOCKET_COUNT_MAX
 use crate::types::Time;
 use controls::Controls;
 
-/// Bytes of control messages taken with a buffer: the segment size and the drop count need 48.
-const CONTROL_SIZE: usize = 64;
+/// Bytes of control messages taken with a buffer: the segment size, the drop count and the hop limit need 72.
+const CONTROL_SIZE: usize = 96;
 /// The option and control message of GRO.
 const UDP_GRO: OptionName = OptionName(libc::SOL_UDP, libc::UDP_GRO);
 /// The option and control message of the drop count.
 const DROP_COUNT: OptionName = OptionName(libc::SOL_SOCKET, libc::SO_RXQ_OVFL);
+/// The control messages of the TTL and of the hop limit.
+const TTL: OptionName = OptionName(libc::IPPROTO_IP, libc::IP_TTL);
+const HOP_LIMIT: OptionName = OptionName(libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT);
 
 /// What a [`ReceiveSocket`] is opened for.
 #[derive(Clone, Debug)]
@@ -58,6 +61,7 @@ struct Received {
     sender_addr: SocketAddr,
     size: usize,
     segment_size: usize,
+    hop_limit: Option<u8>,
 }
 
 impl Received {
@@ -105,7 +109,7 @@ impl ReceiveSocket {
         join(socket.as_fd(), group)?;
         // Bound last, so that nothing is queued that came before all is set.
         socket::bind(&socket, group).map_err(|error| bind_failure(options.group, &error))?;
-        let nothing = Received { sender_addr: group, size: 0, segment_size: 1 };
+        let nothing = Received { sender_addr: group, size: 0, segment_size: 1, hop_limit: None };
         let receiver = Self {
             socket,
             group,
@@ -159,6 +163,33 @@ impl ReceiveSocket {
     /// Who sent what is in the last batch: one address for each buffer that the kernel filled.
     pub fn batch_senders(&self) -> impl Iterator<Item = IpAddr> {
         self.received[..self.received_count].iter().map(|received| received.sender_addr.ip())
+    }
+
+    /// Has the kernel tell TTLs and hop limits from now on.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn tell_hop_limits(&self) -> io::Result<()> {
+        let name = match self.group {
+            SocketAddr::V4(_) => OptionName(libc::IPPROTO_IP, libc::IP_RECVTTL),
+            SocketAddr::V6(_) => OptionName(libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT),
+        };
+        socket::set_option(self.socket.as_fd(), name, &(1 as c_int))
+    }
+
+    /// The smallest TTL or hop limit in the last batch, if the kernel was asked to tell.
+    #[must_use]
+    pub fn hop_limit_min(&self) -> Option<u8> {
+        self.received[..self.received_count].iter().filter_map(|received| received.hop_limit).min()
+    }
+
+    /// Bytes that the kernel keeps for this socket while nobody reads.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn buffer_size(&self) -> io::Result<usize> {
+        let doubled = socket::option(self.socket.as_fd(), OptionName(libc::SOL_SOCKET, libc::SO_RCVBUF))?;
+        Ok(usize::try_from(doubled).unwrap_or(0) / 2)
     }
 
     /// Waits until there is something to read, at most until `deadline`, and takes one batch. Returns the number of datagrams
@@ -237,6 +268,7 @@ impl ReceiveSocket {
             }
             received.size = size;
             received.segment_size = controls.segment_size.unwrap_or(size).max(1);
+            received.hop_limit = controls.hop_limit;
             self.dropped_buffers = controls.dropped_buffers.unwrap_or(self.dropped_buffers);
             self.truncated += u64::from(header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0);
         }

@@ -11,6 +11,12 @@ const MAGIC: u16 = 0x107D;
 const VERSION: u8 = 1;
 const CHECKSUM_OFFSET: usize = HEADER_SIZE - 8;
 
+/// Whether these bytes begin as every packet does: all that can be said where the rest is missing.
+#[must_use]
+pub fn begins_packet(bytes: &[u8]) -> bool {
+    bytes.starts_with(&MAGIC.to_be_bytes())
+}
+
 /// The kinds of packets that this version sends and takes (section 1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {

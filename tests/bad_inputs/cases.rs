@@ -80,6 +80,8 @@ cases! { COMMAND_LINE:
         => 64 "obey --spool-dir: nothing is to go to standard output";
     measuring_a_file "" "iotupc --discard copy" => 64 "copy is not an address";
     measuring_what_is_signed "" "iotupc --discard --pubkey first.pub 239.77.1.1" => 64 "cannot be used with '--pubkey";
+    diagnosis_without_a_source "" "iotup doctor 232.77.1.1" => 64 "cannot be joined without its source";
+    diagnosis_at_no_rate "" "iotup doctor 239.77.1.1 --rate max" => 64 "max is no number";
     unknown_tool "" "iotup frobnicate" => 64 "unrecognized subcommand 'frobnicate'";
     day_that_does_not_exist "" "iotup manifest file --expires 2027-02-30" => 64 "2027-02-30 is not a moment";
     end_before_the_beginning "" "iotup manifest file --created 2027-01-01 --expires 2026-01-01"
@@ -135,6 +137,7 @@ cases! { FILES:
     verified_after_its_time "the manifest has expired" "iotup verify expired.manifest --pubkey first.pub"
         => 77 "it has expired";
     verified_what_is_no_manifest "" "iotup verify note" => 65 "canonical form";
+    diagnosis_of_what_is_no_manifest "" "iotup doctor 239.77.1.1 --manifest note" => 65 "canonical form";
     verified_fifo "" "iotup verify fifo" => 66 "read fifo: is not a regular file";
     digest_of_a_folder "" "iotup digest folder" => 66 "open folder: is a directory";
     key_that_is_missing "" "iotupc --pubkey none.pub copy 239.77.1.1" => 66 "neither a minisign public key nor a file";

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 /// Every namespace's name starts so; the process id and a number follow.
 const PREFIX: &str = "iotup-e2e";
-const TOOLS: [&str; 16] = [
+const TOOLS: [&str; 17] = [
     "ip",
     "tc",
     "nft",
@@ -31,6 +31,7 @@ const TOOLS: [&str; 16] = [
     "dnsmasq",
     "smcrouted",
     "prometheus-node-exporter",
+    "sysctl",
 ];
 /// The bridge's ports and the hosts' interfaces on it.
 const MAIN: &str = "eth0";

@@ -2,7 +2,7 @@
 //!
 //! Every test makes network namespaces of its own (`lab`), starts `iotupd` and `iotupc` in them (`run`), and takes all down
 //! again, even when it panics. They need root and `ip`, `tc`, `nft`, `ethtool`, `python3`, `setpriv`, `losetup`, `fincore`, `mkfs.btrfs`, `cc`, `minisign`,
-//! `dnsmasq`, `smcrouted`, `prometheus-node-exporter` and python3's `jsonschema`, and
+//! `dnsmasq`, `smcrouted`, `sysctl`, `prometheus-node-exporter` and python3's `jsonschema`, and
 //! fail where these are missing: `scripts/test` installs and runs them. Lines that begin with `figure |` are what `scripts/measure` prints.
 
 // These tests live in real time: they wait for real processes.
@@ -14,6 +14,7 @@ mod deaf;
 mod devices;
 mod discard;
 mod dns;
+mod doctor;
 mod errors;
 mod fallback;
 mod fec;

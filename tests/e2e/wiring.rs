@@ -142,6 +142,11 @@ impl Lab {
         self.switch.ip(&["link", "set", &port_of(host, "eth0"), state]);
     }
 
+    /// Sets how long packets may be at the bridge's port of a host.
+    pub(crate) fn set_port_mtu(&self, host: &Host, mtu: u32) {
+        self.switch.ip(&["link", "set", &port_of(host, "eth0"), "mtu", &mtu.to_string()]);
+    }
+
     /// Takes the host's interface away.
     pub(crate) fn unplug(&self, host: &Host) {
         host.ip(&["link", "delete", "eth0"]);

@@ -1,12 +1,13 @@
 //! Control messages of a received buffer, as laid out by cmsg(3).
 
-use super::{DROP_COUNT, OptionName, UDP_GRO};
+use super::{DROP_COUNT, HOP_LIMIT, OptionName, TTL, UDP_GRO};
 
 /// What the control messages of one buffer say.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(super) struct Controls {
     pub(super) segment_size: Option<usize>,
     pub(super) dropped_buffers: Option<u32>,
+    pub(super) hop_limit: Option<u8>,
 }
 
 // SAFETY: CMSG_LEN is arithmetic on its argument.
@@ -28,6 +29,7 @@ impl Controls {
                     UDP_GRO => {
                         controls.segment_size = usize::try_from(i32::from_ne_bytes(value)).ok().filter(|&size| size > 0)
                     }
+                    TTL | HOP_LIMIT => controls.hop_limit = u8::try_from(i32::from_ne_bytes(value)).ok(),
                     DROP_COUNT => controls.dropped_buffers = Some(u32::from_ne_bytes(value)),
                     _ => {}
                 }
@@ -45,7 +47,14 @@ mod tests {
     #[test]
     fn control_messages_are_read_in_any_order_and_ended_by_nonsense() {
         let both = [control(DROP_COUNT, 9), control(UDP_GRO, 1_452)].concat();
-        assert_eq!(Controls::parse(&both), Controls { segment_size: Some(1_452), dropped_buffers: Some(9) });
+        let expected = Controls { segment_size: Some(1_452), dropped_buffers: Some(9), hop_limit: None };
+        assert_eq!(Controls::parse(&both), expected);
+        for (name, value, hop_limit) in
+            [(TTL, 1, Some(1)), (HOP_LIMIT, 255, Some(255)), (TTL, 256, None), (HOP_LIMIT, -1, None)]
+        {
+            let all = [both.clone(), control(name, value)].concat();
+            assert_eq!(Controls::parse(&all), Controls { hop_limit, ..expected });
+        }
         assert_eq!(Controls::parse(&[]), Controls::default());
         assert_eq!(Controls::parse(&control(UDP_GRO, 0)).segment_size, None);
         for length in 0..both.len() {
