@@ -1,6 +1,6 @@
 //! What came, and what kept the rest: the firewall, the routes back, the hop limit, the MTU.
 
-use super::facts::{Facts, Heard, Hook, Returns, Rpf, SourceRoute, Stray, Wire};
+use super::facts::{Facts, Heard, Hook, Returns, Rpf, SourceRoute, Wire};
 use super::load::rate_words;
 use super::place::list;
 use super::remedy::{Remedy, conf, here, host_route, let_through, on_server};
@@ -231,8 +231,10 @@ pub(super) fn packets(facts: &Facts, explained: Option<&Finding>) -> Option<Find
 }
 
 fn stray(facts: &Facts) -> Option<Finding> {
-    let of_family = |stray: &&Stray| stray.group.is_ipv4() == facts.group.is_ipv4();
-    let stray = facts.wire.as_ref()?.strays.iter().find(of_family)?;
+    // Another port of the same group is likelier to be meant than another group.
+    let strays = &facts.wire.as_ref()?.strays;
+    let of_group = strays.iter().find(|stray| stray.group.ip() == facts.group.ip());
+    let stray = of_group.or_else(|| strays.iter().find(|stray| stray.group.is_ipv4() == facts.group.is_ipv4()))?;
     let text = format!(
         "nothing came to {}, but packets of iotupd come to {} on {}",
         facts.group, stray.group, stray.interface

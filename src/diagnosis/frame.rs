@@ -54,6 +54,14 @@ impl<'a> Frame<'a> {
         }
     }
 
+    /// Whether it is of IPv4.
+    #[must_use]
+    pub fn is_ipv4(&self) -> bool {
+        match self {
+            Self::Datagram { source, .. } | Self::Control { source, .. } => source.is_ipv4(),
+        }
+    }
+
     fn parse_v4(packet: &'a [u8]) -> Option<Self> {
         let header: &[u8; 20] = packet.first_chunk()?;
         let header_size = usize::from(header[0] & 0xf) * 4;

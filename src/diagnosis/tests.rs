@@ -198,7 +198,8 @@ fn silence_that_nothing_explains_is_the_servers_affair() {
     let without_querier = with_wire(empty(), |wire| wire.querier = None);
     assert_eq!(summary(&without_querier).2, remedy);
     let stray = |group: &str| vec![Stray { group: group.parse().unwrap(), interface: "eth0".into() }];
-    let (_, text, remedy) = summary(&with_wire(empty(), |wire| wire.strays = stray("239.1.1.1:5000")));
+    let both = || [stray("239.9.9.9:4242"), stray("239.1.1.1:5000")].concat();
+    let (_, text, remedy) = summary(&with_wire(empty(), |wire| wire.strays = both()));
     assert_eq!(remedy, "iotupc -i eth0 FILE 239.1.1.1:5000", "{text}");
     let (_, text, _) = summary(&with_wire(empty(), |wire| wire.strays = stray("[ff12::77]:4242")));
     assert!(text.contains("does iotupd run"), "other family: {text}");

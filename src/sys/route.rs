@@ -85,7 +85,7 @@ mod tests {
         let gateway = netlink::attribute(RTA_GATEWAY, &[192, 0, 2, 1]);
         let expected = Route { interface_index: 7, gateway: Some([192, 0, 2, 1].into()) };
         assert_eq!(parse(&message(1, &[by.clone(), gateway.clone()])), Some(expected));
-        assert_eq!(parse(&message(7, &[by.clone()])), None);
+        assert_eq!(parse(&message(7, std::slice::from_ref(&by))), None);
         assert_eq!(parse(&message(1, &[gateway])), None);
         let whole = message(1, &[by]);
         (0..whole.len()).for_each(|size| assert_eq!(parse(&whole[..size]), None));

@@ -57,7 +57,8 @@ impl Watch {
 impl Sights {
     fn take(&mut self, all: &[Interface], seen: &Seen<'_>) {
         let is_here = Some(seen.interface_index) == self.interface_index;
-        match Frame::parse(seen.bytes) {
+        // What is said of groups of the other family says nothing of this one.
+        match Frame::parse(seen.bytes).filter(|frame| frame.is_ipv4() == self.group.is_ipv4()) {
             Some(Frame::Datagram { .. }) if seen.is_outgoing => {}
             Some(Frame::Datagram { source, to, hops, .. }) if is_same(to, self.group) => match is_here {
                 true => note_sender(&mut self.wire, source, hops),
