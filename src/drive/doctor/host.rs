@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 
 use super::super::choose;
 use crate::diagnosis::{
-    Arrivals, Bridge, Chain, Choice, Counters, Device, Hook, Link, Returns, Rpf, SourceRoute, backlog_drops,
-    igmp_version, is_group_listed, is_source_listed, parse_device, parse_named, parse_snmp, queue_drops,
+    Arrivals, Bridge, Chain, Counters, Device, Hook, Link, Returns, Rpf, SourceRoute, backlog_drops, igmp_version,
+    is_group_listed, is_source_listed, parse_device, parse_named, parse_snmp,
 };
 use crate::discovery::Family;
-use crate::failure::Failure;
 use crate::sys::firewall::{self, BaseChain};
 use crate::sys::interface::Interface;
 use crate::sys::route;
@@ -55,11 +54,12 @@ pub(super) fn link(interface: &Interface, group: SocketAddr) -> Link {
 }
 
 /// Why there is no interface, and which there could be.
-pub(super) fn no_choice(all: &[Interface], failure: &Failure) -> Choice {
+#[cfg(feature = "sender")]
+pub(super) fn no_choice(all: &[Interface], failure: &crate::failure::Failure) -> crate::diagnosis::Choice {
     let candidates = all.iter().filter(|interface| choose::is_candidate(interface));
     let mut down = all.iter().filter(|interface| !interface.up && interface.multicast && !interface.loopback);
     let only_down = down.next().filter(|_| down.next().is_none()).map(|interface| interface.name.clone());
-    Choice::None {
+    crate::diagnosis::Choice::None {
         cause: failure.summary(),
         candidates: candidates.map(|interface| interface.name.clone()).collect(),
         only_down,
@@ -165,8 +165,9 @@ pub(super) fn versions(interface: &Interface, group: IpAddr) -> (Option<u8>, u8)
 }
 
 /// Datagrams that sockets of the group and port have dropped.
+#[cfg(feature = "sender")]
 pub(super) fn socket_drops(group: SocketAddr) -> u64 {
-    queue_drops(&read(if group.is_ipv4() { "/proc/net/udp" } else { "/proc/net/udp6" }), group)
+    crate::diagnosis::queue_drops(&read(if group.is_ipv4() { "/proc/net/udp" } else { "/proc/net/udp6" }), group)
 }
 
 /// What the kernel has counted up to a moment.

@@ -4,9 +4,10 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use super::DoctorOptions;
+use super::examine::{MANIFEST_COUNT_MAX, dates_of};
 use super::host::{self, Snapshot};
 use super::watch::Watch;
-use super::{DoctorOptions, MANIFEST_COUNT_MAX, dates_of};
 use crate::diagnosis::{Counters, Heard, JoinRefused, Joined, ManifestDates, Other, Packing, Wire};
 use crate::drive::{choose, end};
 use crate::failure::Failure;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::host::{self, Snapshot};
-use super::text;
+use super::value;
 use crate::diagnosis::{Choice, Facts, Finding, Heard, Joined, likely_causes};
 use crate::drive::Report;
 use crate::limits::SILENCE_NOTICE;
@@ -72,7 +72,7 @@ impl Silence {
         };
         self.findings = None;
         let text = words(&place.to_string(), self.subject.as_ref(), &found);
-        let causes: Vec<Value> = found.iter().map(text::value).collect();
+        let causes: Vec<Value> = found.iter().map(value).collect();
         let fields = json!({ "kind": "silent", "text": text, "causes": causes });
         report.event("notice", fields, Some(text));
     }

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::DoctorOptions;
+use super::{DoctorOptions, value};
 use crate::diagnosis::{Choice, Facts, Finding, Status};
 use crate::failure::Exit;
 
@@ -29,18 +29,6 @@ pub(super) fn lines(findings: &[Finding]) -> String {
         _ => writeln!(out, "{fails} FAIL, {warnings} WARN"),
     };
     out
-}
-
-/// One finding as JSON.
-pub(super) fn value(finding: &Finding) -> Value {
-    let remedy = finding.remedy.as_ref();
-    json!({
-        "check": finding.check.name(),
-        "status": finding.status.to_string(),
-        "finding": finding.text,
-        "remedy": remedy.map(|remedy| remedy.command.as_str()),
-        "remedy_on": remedy.map(|remedy| remedy.place.name()),
-    })
 }
 
 /// All findings as one object, in one line.
