@@ -43,6 +43,7 @@ mod refusal;
 mod repair;
 mod report;
 mod runs;
+mod slot_map;
 mod state_file;
 mod tally;
 mod trusted;

@@ -6,7 +6,6 @@ mod options;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -17,17 +16,18 @@ use super::doctor::Silence;
 use super::listen::Listener;
 use super::printer::Printer;
 use super::report::{self, Report, Standing};
+use super::slot_map::SlotMap;
 use super::tally::{self, HOST_DROPS_TEXT, HostDrops, Loss, Rate, dropped_fields, sender_fields};
 use super::trusted;
 use super::unreadable::Unreadable;
 use super::workers::{Done, Workers};
 use super::{destination, notices, runs};
-use crate::failure::{Exit, Failure, describe, shown};
+use crate::failure::{Exit, Failure, shown};
 use crate::limits::{FETCH_ACCEPT_TIME_MAX, FETCH_ACCEPT_TIME_MIN, FETCH_DATAGRAM_COUNT_VAIN};
 use crate::manifest::Manifest;
 use crate::object::block_size;
 use crate::receiver::{Action, DropReason, GiveUp, Kept, Notice, Receiver, ReceiverConfig, SlotMemory, Work};
-use crate::sys::{Output, SlotFile, StopSignal, Target, clock, signals};
+use crate::sys::{Output, StopSignal, Target, clock, signals};
 use crate::types::{BlockIndex, Digest, SymbolSize, Time};
 
 /// Between two looks at signals while nothing comes.
@@ -104,16 +104,6 @@ enum Outcome {
     Verified,
     GaveUp(GiveUp),
     Stopped(StopSignal),
-}
-
-/// The sidecar map, as the machine sees it.
-#[derive(Debug)]
-pub(super) struct SlotMap(pub(super) SlotFile);
-
-impl SlotMemory for SlotMap {
-    fn words(&self) -> &[AtomicU32] {
-        self.0.words()
-    }
 }
 
 struct Transfer<'a> {
@@ -346,21 +336,8 @@ impl Transfer<'_> {
         self.work(now)
     }
 
-    /// The sidecar map of the target, or, if it cannot be had, memory that is lost with the program.
     fn slot_memory(&mut self, word_count: usize) -> Result<Box<dyn SlotMemory>, Failure> {
-        let file = match self.output.slot_file(word_count) {
-            Ok(file) => file,
-            Err(error) => {
-                let cause = describe(&error);
-                let name = shown(&self.options.file);
-                let text = format!("what is received will not outlive an interruption: no map beside {name}: {cause}");
-                self.report.notice("warning", &text);
-                SlotFile::anonymous(word_count).map_err(|error| {
-                    Failure::io(Exit::Unavailable, "take memory for the map of what is received", &error)
-                })?
-            }
-        };
-        let map = Arc::new(SlotMap(file));
+        let map = Arc::new(SlotMap::of(&self.output, &self.options.file, word_count, self.report)?);
         if let Some(workers) = &mut self.workers {
             workers.note_in(&map);
         }

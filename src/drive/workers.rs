@@ -3,22 +3,24 @@
 //! What they need of memory does not depend on the object: each has a block's worth to read into, one to decode into and what a decoder
 //! takes (3 MiB), and what has been decoded and is not yet written is at most what a block lacked for each piece of work under way.
 
+mod decoded;
+
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
-use std::ops::Range;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use self::decoded::Decoded;
 use super::assembly::Assembled;
-use super::receive::SlotMap;
+use super::slot_map::SlotMap;
 use crate::digest::{block_value, zero_block_value};
 use crate::fec::Decoder;
 use crate::limits::BLOCK_SIZE;
 use crate::object::{Layout, block_size};
 use crate::receiver::{DecodedNotes, SlotEntry, Work, hash_of};
 use crate::sys::{Target, processors};
-use crate::types::{BlockIndex, Digest, Esi, ObjectSize, SymbolSize};
+use crate::types::{BlockIndex, Digest, Esi, ObjectSize};
 use crate::wire::payload_hash;
 
 /// Threads at most: decoding takes a core for each 0.4 GB/s, but each has 5 MiB of its own, and as many cores as there are would take
@@ -26,8 +28,6 @@ use crate::wire::payload_hash;
 const WORKER_COUNT_MAX: usize = 4;
 /// Pieces of work under way for each thread: the next one waits while one is done.
 const QUEUE_PER_WORKER: usize = 2;
-/// Bytes of a decoded block that are written by one call, unless one symbol is longer.
-const PIECE_SIZE: usize = 16 << 10;
 
 /// What came of a piece of work.
 #[derive(Debug)]
@@ -42,48 +42,6 @@ pub(super) enum Done {
     Written(BlockIndex, io::Result<()>),
     /// What was put together in memory has been written, and if it was a whole block, this is its value.
     Stored(Assembled, Option<Digest>, io::Result<()>),
-}
-
-/// What of a block has been decoded that the target does not hold.
-#[derive(Debug)]
-struct Decoded {
-    /// Where it lies, in bytes from the start of the block.
-    missing: Vec<Range<u32>>,
-    /// The bytes of these ranges, one after the other.
-    bytes: Vec<u8>,
-    /// The value of the whole block.
-    value: Digest,
-    /// Bytes of a slot.
-    symbol_size: usize,
-    /// Where it is noted that it has been written.
-    notes: Option<DecodedNotes>,
-}
-
-impl Decoded {
-    /// Of a block with these `bytes`, and this `value`.
-    fn of(bytes: &[u8], missing: Vec<Range<u32>>, symbol_size: SymbolSize, value: Digest) -> Self {
-        let parts: Vec<_> = missing.iter().map(|range| &bytes[range.start as usize..range.end as usize]).collect();
-        Self { bytes: parts.concat(), missing, value, symbol_size: usize::from(symbol_size.bytes()), notes: None }
-    }
-
-    /// Each range with its bytes, in pieces of few slots: while one is being written nobody can say what is in them.
-    fn pieces(&self) -> impl Iterator<Item = (u32, &[u8])> {
-        let size = (PIECE_SIZE / self.symbol_size).max(1) * self.symbol_size;
-        self.parts().flat_map(move |(start, part)| {
-            let starts = (start..).step_by(size);
-            starts.zip(part.chunks(size))
-        })
-    }
-
-    /// Each range with its bytes.
-    fn parts(&self) -> impl Iterator<Item = (u32, &[u8])> {
-        let mut rest = self.bytes.as_slice();
-        self.missing.iter().map(move |range| {
-            let (part, after) = rest.split_at((range.end - range.start) as usize);
-            rest = after;
-            (range.start, part)
-        })
-    }
 }
 
 #[derive(Debug)]
@@ -245,7 +203,7 @@ fn run(source: &Mutex<Receiver<Job>>, sink: &Sender<(Done, Option<Decoded>)>, ta
         let done = match job {
             Job::Work { work, kept, decoded, notes } => {
                 let (done, decoded) = worker.perform(work, kept, decoded);
-                (done, decoded.map(|decoded| Decoded { notes, ..decoded }))
+                (done, decoded.map(|decoded| decoded.noted_by(notes)))
             }
             Job::Store(assembled) => (worker.store(assembled), None),
         };
@@ -337,7 +295,7 @@ impl Worker<'_> {
             return Ok(None);
         }
         let value = block_value(layout.size(), block, bytes);
-        Ok(Some(Decoded::of(bytes, missing(block, layout, slots), layout.symbol_size(), value)))
+        Ok(Some(Decoded::of(bytes, decoded::missing(block, layout, slots), layout.symbol_size(), value)))
     }
 
     fn write(&mut self, block: BlockIndex, size: ObjectSize, decoded: &Decoded) -> io::Result<()> {
@@ -364,35 +322,16 @@ fn wrong_slots(bytes: &[u8], mut slots: Vec<SlotEntry>) -> Vec<SlotEntry> {
     slots
 }
 
-/// Where a block does not hold its source symbols, in bytes from its start: everywhere but in the slots that were decoded from as what they are.
-fn missing(block: BlockIndex, layout: &Layout, slots: &[SlotEntry]) -> Vec<Range<u32>> {
-    let mut in_place = slots.iter().filter(|entry| entry.esi.0 == entry.slot).peekable();
-    let mut ranges: Vec<Range<u32>> = Vec::new();
-    for slot in 0..layout.source_symbol_count(block) {
-        if in_place.next_if(|entry| entry.slot == slot).is_some() {
-            continue;
-        }
-        let place = layout.place(block, Esi(slot)).expect("a slot of the block");
-        let start = u32::try_from(place.offset - block.offset()).expect("less than a block");
-        let end = start + u32::from(place.size);
-        match ranges.last_mut() {
-            Some(last) if last.end == start => last.end = end,
-            _ => ranges.push(start..end),
-        }
-    }
-    ranges
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::assembly::{self, Assembly};
     use super::*;
     use crate::fec::Encoder;
+    use std::ops::Range;
     use std::sync::atomic::Ordering;
 
     use crate::receiver::{SlotMemory, Store};
-    use crate::sys::SlotFile;
-    use crate::types::Time;
+    use crate::types::{SymbolSize, Time};
 
     const ID: &str = "0123456789abcdef01234567";
     const MIB: usize = BLOCK_SIZE as usize;
@@ -457,7 +396,7 @@ mod tests {
         let kept_bytes = content[MIB + 3 * 1408..][..1408].to_vec();
         let mut workers = Workers::new(&target).unwrap();
         // A header, a word for each of the two marks, and one for each slot.
-        let map = Arc::new(SlotMap(SlotFile::anonymous(16 + 2 + 2 * 745).unwrap()));
+        let map = Arc::new(SlotMap::anonymous(16 + 2 + 2 * 745).unwrap());
         workers.note_in(&map);
         workers.give(Work::Decode { block, layout, slots, kept: Some(kept) }, Some((kept, kept_bytes)));
         let Done::Hashed(_, Ok(Some(value))) = done(&mut workers) else { panic!("not decoded") };
@@ -480,16 +419,6 @@ mod tests {
                 "slot {slot}: what was written is noted"
             );
         }
-    }
-
-    #[test]
-    fn only_what_is_missing_is_kept_to_be_written() {
-        let bytes: Vec<u8> = (0..10).collect();
-        let value = block_value(ObjectSize::new(10).unwrap(), BlockIndex(0), &bytes);
-        let decoded = Decoded::of(&bytes, vec![0..1, 2..4, 9..10], SymbolSize::new(512).unwrap(), value);
-        assert_eq!(decoded.bytes, [0, 2, 3, 9]);
-        assert!(decoded.parts().eq([(0, &bytes[..1]), (2, &bytes[2..4]), (9, &bytes[9..])]));
-        assert!(decoded.pieces().eq(decoded.parts()), "none is long");
     }
 
     #[test]
@@ -597,20 +526,5 @@ mod tests {
         workers.give(Work::Hash { block, size: layout.size() }, None);
         let Done::Hashed(_, Ok(Some(value))) = done(&mut workers) else { panic!("not read") };
         assert_ne!(value, block_value(layout.size(), block, &content[MIB..]), "the device has not kept it");
-    }
-
-    #[test]
-    fn missing_ranges_are_joined() {
-        let layout = layout(2 * MIB);
-        let entry =
-            |slot: u16, esi: u16| SlotEntry { slot, esi: Esi(esi), within: u32::from(slot) * 1408, size: 1, hash: 0 };
-        let mut slots: Vec<_> = (0..745).map(|slot| entry(slot, slot)).collect();
-        assert_eq!(missing(BlockIndex(0), &layout, &slots), []);
-        slots[3].esi = Esi(800);
-        slots.remove(4);
-        slots.pop();
-        assert_eq!(missing(BlockIndex(0), &layout, &slots), [3 * 1408..5 * 1408, 744 * 1408..BLOCK_SIZE as u32]);
-        let all = missing(BlockIndex(0), &layout, &[]);
-        assert_eq!((all.len(), all.first()), (1, Some(&(0..BLOCK_SIZE as u32))));
     }
 }

@@ -219,13 +219,13 @@ impl Slots {
 ///
 /// A program killed between two of them then loses neither what was overwritten nor what was not.
 #[derive(Debug)]
-pub struct DecodedNotes(Slots);
+pub struct DecodedNotes(Box<Slots>);
 
 impl DecodedNotes {
     /// `None` if the map is not one of this layout: then nothing can be noted.
     #[must_use]
     pub fn new(layout: Layout, memory: Box<dyn SlotMemory>) -> Option<Self> {
-        (memory.words().len() == word_count(&layout)).then(|| Self(Slots::new(layout, memory)))
+        (memory.words().len() == word_count(&layout)).then(|| Self(Box::new(Slots::new(layout, memory))))
     }
 
     /// From `start` on, in bytes from the start of the block, these whole slots hold their source symbols now.
