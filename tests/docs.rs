@@ -134,8 +134,11 @@ fn help_man_pages_and_completions_name_all_options() {
         for tool in command.get_subcommands().filter(|tool| tool.get_name() != "help") {
             let page = man_page(tool);
             for option in options(tool).iter().filter(|option| option.starts_with("--")) {
-                assert!(page.contains(option.as_str()), "{name}-{}(1): {option}", tool.get_name());
-                assert!(shells.iter().all(|script| script.contains(option.trim_start_matches('-'))), "{option}");
+                let bare = option.trim_start_matches('-');
+                if tool.get_arguments().any(|arg| arg.get_long() == Some(bare)) {
+                    assert!(page.contains(option.as_str()), "{name}-{}(1): {option}", tool.get_name());
+                    assert!(shells.iter().all(|script| script.contains(bare)), "{option}");
+                }
             }
         }
     }

@@ -76,7 +76,8 @@ struct World {
 
 /// Signed by a key that receivers with keys have, and such that they take it from 1970-01-01T00:16:40Z for as long again.
 fn sender_of(content: &[u8], symbol_size: u16, change: impl Fn(&mut Members)) -> (Sender, Arc<ObjectTree>) {
-    signed_sender_of(content, symbol_size, change, |text| FIRST.sign(text, "comment"))
+    let (sender, tree, _) = signed_sender_of(content, symbol_size, change, |text| FIRST.sign(text, "comment"));
+    (sender, tree)
 }
 
 fn signed_sender_of(
@@ -84,7 +85,7 @@ fn signed_sender_of(
     symbol_size: u16,
     change: impl Fn(&mut Members),
     sign: impl Fn(&[u8]) -> Vec<u8>,
-) -> (Sender, Arc<ObjectTree>) {
+) -> (Sender, Arc<ObjectTree>, SenderConfig) {
     let size = ObjectSize::new(content.len() as u64).unwrap();
     let blocks = (0..).map(BlockIndex).zip(content.chunks(BLOCK_SIZE as usize));
     let values = blocks.map(|(block, bytes)| block_value(size, block, bytes)).collect();
@@ -106,7 +107,7 @@ fn signed_sender_of(
         manifest_signature: sign(&manifest_text),
         manifest_text,
     };
-    (Sender::new(Arc::clone(&tree), &config).unwrap(), tree)
+    (Sender::new(Arc::clone(&tree), &config).unwrap(), tree, config)
 }
 
 impl World {
@@ -166,8 +167,9 @@ impl World {
         let of_another: Sign = |_| FIRST.sign(b"another text", "");
         let legacy: Sign = |text| FIRST.sign_legacy(text, "");
         for sign in [unsigned, by_another, of_another, legacy] {
-            let (sender, _) = signed_sender_of(content, 1408, |_| {}, sign);
+            let (sender, _, config) = signed_sender_of(content, 1408, |_| {}, sign);
             self.packets.push(packet(&sender, content, &Outgoing::Manifest));
+            self.packets.push(sender.announcement(&config, "239.1.2.3:4242".parse().unwrap()).unwrap());
         }
     }
 
