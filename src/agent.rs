@@ -44,7 +44,7 @@ pub struct AgentConfig {
 pub enum Step {
     /// Look whether this is in place: `handle_checked`.
     Check(Box<Manifest>),
-    /// Receive this version or a newer one. Before it gets its name, keep the journal that [`Agent::journal_of`] says; then
+    /// Receive the newest there is of this version or newer ones: what was announced may have been replaced, or be a replay. Before it gets its name, keep the journal that [`Agent::journal_of`] says; then
     /// `handle_fetched`, or `handle_fetch_failed` whatever failed.
     Fetch {
         /// The oldest to take.
@@ -111,6 +111,8 @@ pub struct Agent {
     /// The newest version that could not be fetched.
     failed_version: Option<u64>,
     hook: BackOff,
+    /// The newest version that was noted as in place, or about to be, and is not: no older one takes its place.
+    lost: Option<u64>,
 }
 
 impl Agent {
@@ -127,6 +129,7 @@ impl Agent {
             fetch: BackOff::default(),
             failed_version: None,
             hook: BackOff::default(),
+            lost: None,
         }
     }
 
@@ -135,11 +138,11 @@ impl Agent {
         match &self.phase {
             Phase::Checking => Step::Check(Box::new(self.pending().clone())),
             Phase::Keeping(journal) => Step::Keep(journal.clone()),
-            Phase::Fetching => Step::Fetch { version_min: self.fetched_version_min() },
+            Phase::Fetching => Step::Fetch { version_min: self.version_min() },
             Phase::Hooking => self.run_hook(),
             Phase::Waiting if self.offer.is_some_and(|offer| now >= offer.due) => {
                 self.phase = Phase::Fetching;
-                Step::Fetch { version_min: self.fetched_version_min() }
+                Step::Fetch { version_min: self.version_min() }
             }
             Phase::Waiting if self.journal.pending().is_some() && now >= self.hook.due => self.begin_hook(),
             Phase::Waiting => {
@@ -169,11 +172,12 @@ impl Agent {
         self.journal.pending().expect("only in phases in which something is pending")
     }
 
-    /// The oldest version that is not in place or done.
+    /// The oldest version that is neither in place nor done, and not older than one that was.
     #[must_use]
     pub fn version_min(&self) -> u64 {
         let known = [self.journal.done(), self.journal.pending().map(|pending| pending.version)];
-        known.into_iter().flatten().map(|version| version.saturating_add(1)).fold(self.config.version_min, u64::max)
+        let known = known.into_iter().flatten().map(|version| version.saturating_add(1));
+        known.chain(self.lost).fold(self.config.version_min, u64::max)
     }
 
     /// The oldest version that changes anything when it is announced.
@@ -181,18 +185,13 @@ impl Agent {
         self.offer.map_or_else(|| self.version_min(), |offer| offer.version.saturating_add(1))
     }
 
-    fn fetched_version_min(&self) -> u64 {
-        self.offer.map_or_else(|| self.version_min(), |offer| offer.version)
-    }
-
     /// Whether what the journal says is in place, byte for byte.
-    pub fn handle_checked(&mut self, now: Time, is_in_place: bool) {
+    pub fn handle_checked(&mut self, is_in_place: bool) {
         assert_eq!(self.phase, Phase::Checking, "it was asked for");
         self.phase = Phase::Waiting;
-        if is_in_place {
-            self.hook = BackOff { failure_count: 0, due: now };
-        } else {
-            // It was stopped just before the file got its name, or somebody has changed that since. It is fetched again.
+        if !is_in_place {
+            // It was stopped just before the file got its name, or that has been changed since. It is fetched again.
+            self.lost = self.lost.max(Some(self.pending().version));
             self.journal = self.journal.without_pending();
         }
     }
@@ -230,10 +229,14 @@ impl Agent {
         self.hook = BackOff { failure_count: 0, due: now };
     }
 
-    /// What was to be fetched is not in place. It must be announced anew; answers with the time before which it is not tried again.
-    pub fn handle_fetch_failed(&mut self, now: Time) -> Time {
+    /// What was to be fetched is not in place; `noted` is the version of which the journal says by now that it is about to be. It must
+    /// be announced anew; answers with the time before which it is not tried again.
+    ///
+    /// What was in place before may not be there any more: a device is overwritten in its place.
+    pub fn handle_fetch_failed(&mut self, now: Time, noted: Option<u64>) -> Time {
         assert_eq!(self.phase, Phase::Fetching, "it was asked for");
-        self.phase = Phase::Waiting;
+        self.phase = if self.journal.pending().is_some() { Phase::Checking } else { Phase::Waiting };
+        self.lost = self.lost.max(noted);
         if let Some(offer) = self.offer.take() {
             self.failed_version = self.failed_version.max(Some(offer.version));
         }

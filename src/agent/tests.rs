@@ -36,7 +36,7 @@ fn watch(agent: &mut Agent, now: Time) -> (u64, Option<Time>) {
 fn with_pending(version: u64) -> Agent {
     let mut agent = Agent::new(AgentConfig { splay: Duration::ZERO, ..CONFIG }, Journal::default());
     agent.handle_offer(at(0), version);
-    assert_eq!(agent.poll(at(0)), Step::Fetch { version_min: version });
+    assert_eq!(agent.poll(at(0)), Step::Fetch { version_min: 0 });
     agent.handle_fetched(at(0), &manifest(version));
     agent
 }
@@ -50,7 +50,7 @@ fn version_is_fetched_hooked_and_recorded_in_this_order() {
     assert!(due <= at(60), "within the splay");
     assert_eq!(watch(&mut agent, at(0)), (6, Some(due)));
     assert_eq!(agent.handle_offer(at(1), 6), Some(due), "the newer one has the turn of the older");
-    assert_eq!(agent.poll(due), Step::Fetch { version_min: 6 });
+    assert_eq!(agent.poll(due), Step::Fetch { version_min: 5 }, "the newer one may have been a replay");
     assert_eq!(agent.journal_of(&manifest(6)).done(), Some(4));
     agent.handle_fetched(due, &manifest(6));
     let Step::RunHook { manifest: hooked, attempt, previous } = agent.poll(due) else { panic!("the hook") };
@@ -108,9 +108,9 @@ fn fetch_that_fails_waits_for_another_announcement_longer_each_time() {
     let (mut now, mut longest) = (at(0), FETCH_RETRY_MIN);
     for _ in 0..20 {
         let due = agent.handle_offer(now, 3).unwrap();
-        assert_eq!(agent.poll(due), Step::Fetch { version_min: 3 });
+        assert_eq!(agent.poll(due), Step::Fetch { version_min: 0 });
         now = due;
-        let due = agent.handle_fetch_failed(now);
+        let due = agent.handle_fetch_failed(now, None);
         assert!(due.since(now) >= longest / 2 && due.since(now) <= longest, "{:?} of {longest:?}", due.since(now));
         assert_eq!(watch(&mut agent, now), (0, None), "nothing is done before it is announced again");
         assert_eq!(agent.handle_offer(now, 3), Some(due));
@@ -119,6 +119,24 @@ fn fetch_that_fails_waits_for_another_announcement_longer_each_time() {
         now = due;
     }
     assert_eq!(agent.handle_offer(now, 4), Some(now), "what failed was another one");
+}
+
+/// A device is overwritten in its place, and a journal may be ahead of what it says.
+#[test]
+fn fetch_that_fails_leaves_nothing_unchecked_and_no_way_back() {
+    let mut agent = with_pending(7);
+    assert!(matches!(agent.poll(at(0)), Step::RunHook { .. }));
+    agent.handle_hook(at(0), false);
+    agent.handle_offer(at(1), 8).unwrap();
+    assert_eq!(agent.poll(at(1)), Step::Fetch { version_min: 8 });
+    agent.handle_fetch_failed(at(2), None);
+    assert!(matches!(agent.poll(at(100)), Step::Check(manifest) if manifest.version == 7));
+    agent.handle_checked(false);
+    assert_eq!(watch(&mut agent, at(100)).0, 7, "it may come again, and nothing older");
+    agent.handle_offer(at(1000), 7).unwrap();
+    assert_eq!(agent.poll(at(1000)), Step::Fetch { version_min: 7 });
+    agent.handle_fetch_failed(at(1000), Some(9));
+    assert_eq!(watch(&mut agent, at(1000)).0, 9);
 }
 
 #[test]
@@ -195,13 +213,18 @@ struct World {
     disk: Disk,
     agent: Agent,
     now: Time,
-    /// The version that is announced.
+    /// The version that is announced, and sent.
     announced: u64,
+    /// What is fetched overwrites what is in place as it comes.
+    is_device: bool,
+    /// The newest version that has been in place.
+    newest_placed: u64,
 }
 
 impl World {
     fn new() -> Self {
-        Self { disk: Disk::default(), agent: Agent::new(CONFIG, Journal::default()), now: at(0), announced: 0 }
+        let (disk, agent) = (Disk::default(), Agent::new(CONFIG, Journal::default()));
+        Self { disk, agent, now: at(0), announced: 0, is_device: false, newest_placed: 0 }
     }
 
     fn crash(&mut self) {
@@ -229,12 +252,15 @@ impl World {
         match self.agent.poll(self.now) {
             Step::Check(pending) => {
                 let is_in_place = self.disk.place == Some(pending.version) && !has_failed;
-                self.agent.handle_checked(self.now, is_in_place);
+                self.agent.handle_checked(is_in_place);
             }
             Step::Fetch { version_min } => {
                 assert!(self.disk.journal().done() < Some(version_min), "nothing is fetched twice that is done");
+                if has_failed && self.is_device {
+                    self.disk.place = None;
+                }
                 if has_failed || self.announced < version_min {
-                    self.agent.handle_fetch_failed(self.now);
+                    self.agent.handle_fetch_failed(self.now, None);
                     return;
                 }
                 let manifest = manifest(self.announced);
@@ -242,7 +268,8 @@ impl World {
                 if dies_within {
                     return self.crash();
                 }
-                self.disk.place = Some(self.announced);
+                assert!(self.announced >= self.newest_placed, "nothing older takes the place of what was there");
+                (self.disk.place, self.newest_placed) = (Some(self.announced), self.announced);
                 if fate != Fate::CrashAfter {
                     self.agent.handle_fetched(self.now, &manifest);
                 }
@@ -292,14 +319,17 @@ proptest! {
     /// is in place, hooked and recorded.
     #[test]
     fn newest_version_is_installed_whatever_happens(
-        events in prop::collection::vec((fate(), 0_u64..4), 0..80),
+        events in prop::collection::vec((fate(), 0_u64..5), 0..80), is_device in any::<bool>(),
     ) {
         let mut world = World::new();
-        world.announced = 1;
+        (world.announced, world.is_device) = (1, is_device);
         let mishap_count = events.iter().filter(|(fate, _)| *fate != Fate::Done).count();
         for (fate, news) in events {
-            world.announced += u64::from(news == 0);
+            let newest = world.announced + u64::from(news == 0);
+            // Now and then somebody replays what was sent before.
+            world.announced = if news == 1 { newest.saturating_sub(1).max(1) } else { newest };
             world.step(fate);
+            world.announced = newest;
         }
         for _ in 0..100 {
             world.step(Fate::Done);

@@ -22,12 +22,14 @@ use crate::agent::{Agent, AgentConfig, Journal, Step};
 use crate::failure::{Exit, Failure, describe, shown};
 use crate::limits::{FETCH_IDLE_TIME_MAX, FETCH_TIME_MAX, JOURNAL_SIZE_MAX, LISTEN_RETRY_INTERVAL};
 use crate::manifest::Manifest;
-use crate::receiver::{Action, Distrust, Notice, Receiver, ReceiverConfig};
+use crate::receiver::{Action, Distrust, DropReason, Notice, Receiver, ReceiverConfig};
 use crate::sys::{Notifier, OutputKind, StopSignal, clock, random, signals};
 use crate::types::Time;
 
 /// Between two looks at signals and the interface while nothing is new: each wakes the device.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two looks at the room there is while what is announced is too large.
+const ROOM_INTERVAL: Duration = Duration::from_secs(1);
 /// Bytes read at once of what may be in place.
 const PIECE_SIZE: usize = 1 << 20;
 
@@ -211,7 +213,7 @@ impl Watch<'_> {
             }
         };
         self.report.notice("journal", &text);
-        self.agent.handle_checked(clock::now(), found.unwrap_or(false));
+        self.agent.handle_checked(found.unwrap_or(false));
         Ok(())
     }
 
@@ -226,7 +228,7 @@ impl Watch<'_> {
         if let Some(trust) = &mut options.trust {
             trust.version_min = Some(version_min);
         }
-        self.notifier.status(&format!("fetching version {version_min}"));
+        self.notifier.status(&format!("fetching version {version_min} or newer"));
         let (agent, journal, mut received) = (&self.agent, &self.journal, None);
         let mut before_commit = |manifest: &Manifest| {
             journal.keep(&agent.journal_of(manifest))?;
@@ -243,7 +245,8 @@ impl Watch<'_> {
             Err(_) if signals::pending().is_some() => {}
             Err(failure) => {
                 let now = clock::now();
-                let wait = self.agent.handle_fetch_failed(now).since(now);
+                let noted = received.map(|manifest| manifest.version);
+                let wait = self.agent.handle_fetch_failed(now, noted).since(now);
                 let text = format!("{failure}: waiting {} for another announcement", report::span(wait.as_secs_f64()));
                 self.report.notice("fetch_failed", &text);
             }
@@ -335,6 +338,8 @@ impl Watch<'_> {
             watcher = Watcher { receiver: self.new_receiver(version_min)?, version_min, ..watcher };
         }
         let Watcher { listener, silence, receiver, .. } = &mut watcher;
+        let has_fixed_size = matches!(self.options.receive.output, OutputKind::Device { .. });
+        let mut room_looked_at = clock::now();
         loop {
             let now = clock::now();
             if signals::pending().is_some() || until.is_some_and(|until| now >= until) {
@@ -348,6 +353,14 @@ impl Watch<'_> {
                 receiver.handle_datagram(now, from, datagram);
             }
             receiver.handle_timeout(now);
+            let is_too_large = receiver.counts().dropped(DropReason::TooLarge) > 0;
+            if is_too_large && !has_fixed_size && now.since(room_looked_at) >= ROOM_INTERVAL {
+                room_looked_at = now;
+                if let Ok(size_max) = size_max(self.options) {
+                    self.size_max = size_max;
+                    receiver.handle_room(size_max);
+                }
+            }
             while let Some(notice) = receiver.poll_notice() {
                 // What is known is announced all the time.
                 if matches!(notice, Notice::Distrusted(Distrust::OldVersion { .. })) {

@@ -70,11 +70,15 @@ pub(super) fn run(command: &OsStr, variables: &[(&str, OsString)], time_max: Dur
     let mut child = Child::spawn(command, variables).map_err(failed)?;
     let mut patience = Patience::Until(started.after(time_max));
     let (mut interval, interval_max) = LOOK_INTERVALS;
-    let (mut stopped_by, mut has_run_over) = (None, false);
+    let (mut stopped_by, mut has_run_over, mut ended) = (None, false, None);
     loop {
         let now = clock::now();
-        if let Some(status) = child.try_wait().map_err(failed)? {
-            // What it has left behind is not this program's affair, unless it had to be ended.
+        if ended.is_none() {
+            ended = child.try_wait().map_err(failed)?;
+        }
+        // What it has left behind is not this program's affair, unless it had to be ended: then that has as long.
+        let is_waited_for = matches!(patience, Patience::KillAt(end) if now < end && child.is_anything_left());
+        if let Some(status) = ended.filter(|_| !is_waited_for) {
             if patience == Patience::Over || matches!(patience, Patience::KillAt(_)) {
                 child.kill();
             }
@@ -156,6 +160,15 @@ mod tests {
         assert_eq!(end("true"), (true, "succeeded".into()));
         assert_eq!(end("exit 3"), (false, "failed with exit code 3".into()));
         assert_eq!(end("kill -USR1 $$"), (false, "was ended by signal 10".into()));
+    }
+
+    #[test]
+    fn what_a_command_has_started_has_time_to_clean_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let done = folder.path().join("done");
+        let command = format!("(trap 'sleep 0.3; echo >{}; exit' TERM; sleep 100 & wait) & wait", done.display());
+        let end = run_for(&command, Duration::from_millis(200));
+        assert!(!end.has_succeeded && done.exists(), "{}", end.how);
     }
 
     #[test]

@@ -65,6 +65,12 @@ impl Child {
         let _ = killpg(self.group, Signal::SIGTERM);
     }
 
+    /// Whether something is left of what it has started, itself included.
+    #[must_use]
+    pub fn is_anything_left(&self) -> bool {
+        killpg(self.group, None).is_ok()
+    }
+
     /// Ends it, and all that it has started.
     pub fn kill(&self) {
         let _ = killpg(self.group, Signal::SIGKILL);
@@ -106,11 +112,14 @@ mod tests {
         let fifo = folder.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         // The fifo has writers as long as one of the two lives.
-        let command = format!("exec 2>&- >{}; (trap '' TERM; sleep 100) & sleep 100; exit 3", fifo.display());
+        let command = format!("exec 2>&- >{}; (trap '' TERM; echo; sleep 100) & sleep 100; exit 3", fifo.display());
         let mut child = Child::spawn(OsStr::new(&command), &[]).unwrap();
         let mut reader = std::fs::File::open(&fifo).unwrap();
+        // It is deaf to that signal from now on.
+        assert_eq!(std::io::Read::read(&mut reader, &mut [0; 8]).unwrap(), 1);
         child.terminate();
         assert_eq!(end(&mut child).code(), None, "a signal has ended the shell");
+        assert!(child.is_anything_left());
         child.kill();
         assert_eq!(std::io::Read::read(&mut reader, &mut [0; 8]).unwrap(), 0, "nobody is left");
     }

@@ -46,7 +46,13 @@ impl SlotFile {
     pub fn open(target: &Path, word_count: usize) -> io::Result<Self> {
         let path = path_of(target)?;
         let size = size_of_words(word_count)?;
-        let file = open_trusted(&path)?;
+        let mut file = open_trusted(&path)?;
+        let size_before = file.metadata()?.len();
+        if size_before != 0 && size_before != size {
+            // Whoever still has the old words mapped keeps them to himself.
+            fs::remove_file(&path)?;
+            file = create_new(&path, 0o600)?;
+        }
         let prepared = prepare(&file, size).and_then(|()| map_file(&file, word_count));
         if prepared.is_err() {
             // It has been emptied, or what it says cannot be kept up.
