@@ -2,15 +2,15 @@
 
 use super::facts::{Facts, Heard, Hook, Returns, Rpf, SourceRoute, Wire};
 use super::load::rate_words;
-use super::place::list;
-use super::remedy::{Remedy, conf, here, host_route, let_through, on_server};
+use super::place::{elsewhere, list};
+use super::remedy::{Remedy, as_root, conf, here, host_route, let_through, on_server};
 use super::{Check, Finding, Status};
 
 /// Multicast packets that the kernel counts and the socket does not get, from which on it is no chance: other programs hear groups too.
 const UNDELIVERED_MIN: u64 = 20;
 /// Frames that an interface drops, from which on it is worth a word: some go where nobody wants their protocol.
 const LINK_DROPS_MIN: u64 = 20;
-/// The MTU of jumbo frames.
+/// The MTU of jumbo frames, which a receiver is to have whose server announces longer packets than it takes.
 const MTU_JUMBO: u32 = 9000;
 
 pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
@@ -18,14 +18,25 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     let source = source(facts, heard);
     // A packet that cannot be routed is dropped before any firewall's chain for this host.
     let has_no_route = facts.group.is_ipv6() && matches!(facts.route, Some(Err(_)));
-    let is_elsewhere = facts.wire.is_none() && facts.others.iter().any(|other| other.datagrams > 0);
-    let is_explained =
-        has_no_route || is_elsewhere || source.as_ref().is_some_and(|finding| finding.status == Status::Fail);
+    let is_refused = facts.joined.as_ref().is_some_and(|joined| joined.refused.is_some());
+    let is_source = source.as_ref().is_some_and(|finding| finding.status == Status::Fail);
+    let is_explained = has_no_route || is_refused || is_source || elsewhere(facts).is_some();
     let mut findings: Vec<_> = source.into_iter().collect();
     findings.extend(firewall(facts, heard).filter(|_| !is_explained));
     findings.extend(hops(facts, heard));
     findings.extend(mtu(facts, heard));
     findings
+}
+
+/// What packets that the kernel dropped say of the group, where nothing of it came to the socket. The kernel counts those of all groups and
+/// interfaces: only if a packet socket saw frames of the group, and not many more than were dropped, were those dropped.
+fn blame(facts: &Facts, heard: &Heard, dropped: Option<u64>) -> Option<(Status, u64)> {
+    let dropped = dropped.filter(|&count| count >= UNDELIVERED_MIN && heard.datagrams == 0)?;
+    match &facts.wire {
+        None => Some((Status::Warn, dropped)),
+        Some(wire) if wire.frames > 0 && dropped >= wire.frames / 2 => Some((Status::Fail, dropped)),
+        Some(_) => None,
+    }
 }
 
 /// The route to a sender of which nothing comes, that the kernel does not take.
@@ -53,7 +64,7 @@ fn source(facts: &Facts, heard: &Heard) -> Option<Finding> {
     }
     if facts.group.is_ipv4()
         && heard.datagrams == 0
-        && let Some(finding) = filtered(facts)
+        && let Some(finding) = filtered(facts, heard)
     {
         return Some(finding);
     }
@@ -83,9 +94,8 @@ fn stranger(facts: &Facts) -> Option<Vec<std::net::IpAddr>> {
 }
 
 /// What rp_filter drops (RFC 3704).
-fn filtered(facts: &Facts) -> Option<Finding> {
+fn filtered(facts: &Facts, heard: &Heard) -> Option<Finding> {
     let (name, returns) = (facts.interface(), &facts.returns);
-    let dropped = facts.counters.rp_filter.unwrap_or(0);
     if let Some(route) = refused_route(returns, name) {
         let source = route.source;
         let (text, remedy) = match &route.interface {
@@ -100,23 +110,29 @@ fn filtered(facts: &Facts) -> Option<Finding> {
         };
         return Some(Finding::fail(Check::Source, text, remedy));
     }
-    let is_seen = facts.wire.as_ref().is_none_or(|wire| wire.frames > 0);
-    if dropped < UNDELIVERED_MIN || !is_seen {
+    if returns.filter == Rpf::Off {
         return None;
     }
+    let (status, dropped) = blame(facts, heard, facts.counters.rp_filter)?;
     let text = format!("rp_filter has dropped {dropped} packets on this host");
-    // Whose packets those were is not known, so a looser filter may not be loose enough.
+    if status == Status::Warn {
+        return Some(Finding::warn(Check::Source, format!("{text}, perhaps those of the group"), as_root(facts)));
+    }
+    // The routes back to the senders seem right, so a looser filter may not be loose enough.
     let remedy = here(format!("sysctl -w net.ipv4.conf.all.rp_filter=0 {}=0", conf("ipv4", name, "rp_filter")));
     Some(Finding::fail(Check::Source, text, remedy))
 }
 
 fn firewall(facts: &Facts, heard: &Heard) -> Option<Finding> {
-    let is_seen = facts.wire.as_ref().is_none_or(|wire| wire.frames > 0);
-    if facts.counters.bad_checksums.is_some_and(|count| count >= UNDELIVERED_MIN) && is_seen && heard.datagrams == 0 {
-        let remedy = on_server("ethtool -K IF tx off");
-        return Some(Finding::fail(Check::Firewall, "datagrams come with wrong UDP checksums", remedy));
+    if let Some((status, count)) = blame(facts, heard, facts.counters.bad_checksums) {
+        let text = format!("{count} datagrams came with wrong UDP checksums");
+        return Some(match status {
+            Status::Warn => {
+                Finding::warn(Check::Firewall, format!("{text}, perhaps those of the group"), as_root(facts))
+            }
+            _ => Finding::fail(Check::Firewall, text, on_server("ethtool -K IF tx off")),
+        });
     }
-    let remedy = || let_through(facts, &[Hook::Input, Hook::Prerouting]);
     match &facts.wire {
         Some(Wire { frames: 0, .. }) if heard.datagrams == 0 => None,
         Some(wire) if heard.datagrams == 0 => {
@@ -126,15 +142,17 @@ fn firewall(facts: &Facts, heard: &Heard) -> Option<Finding> {
                 list(&wire.senders),
                 facts.interface()
             );
-            Some(Finding::fail(Check::Firewall, text, remedy()))
+            Some(Finding::fail(Check::Firewall, text, let_through(facts, &[Hook::Input, Hook::Prerouting])))
         }
         Some(_) => Some(Finding::ok(Check::Firewall, "what is on the wire reaches the socket")),
         None if heard.datagrams > 0 => Some(Finding::ok(Check::Firewall, "datagrams reach the socket")),
         None => match facts.counters.multicast {
             Some(count) if count >= UNDELIVERED_MIN => {
-                let text =
-                    format!("{count} multicast packets came, and none of them to the socket: a firewall may drop them");
-                Some(Finding::warn(Check::Firewall, text, remedy()))
+                let text = format!(
+                    "{count} multicast packets came to this host, and none of them to the socket: they are of \
+                     other groups, or a firewall drops them"
+                );
+                Some(Finding::warn(Check::Firewall, text, as_root(facts)))
             }
             _ => Some(Finding::needs_raw_socket(
                 facts,
@@ -196,9 +214,12 @@ fn mtu(facts: &Facts, heard: &Heard) -> Option<Finding> {
     let drops = facts.counters.link_drops.unwrap_or(0);
     let errors = facts.counters.link_frame_errors.unwrap_or(0);
     if errors > 0 || drops >= LINK_DROPS_MIN {
-        let text =
-            format!("{name} dropped {} frames, as it does with those longer than {mtu} bytes", drops.max(errors));
-        return Some(Finding::warn(Check::Mtu, text, here(format!("ip link set {name} mtu {MTU_JUMBO}"))));
+        let text = format!(
+            "{name} dropped {} frames: perhaps packets of the group, if those are longer than {mtu} bytes",
+            drops.max(errors)
+        );
+        // How long they were is not known, and a longer MTU than the network's would do harm to whatever else this host does.
+        return Some(Finding::warn(Check::Mtu, text, on_server(format!("iotupd --mtu {mtu} FILE {}", facts.group))));
     }
     None
 }

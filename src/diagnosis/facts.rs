@@ -34,7 +34,9 @@ pub struct Facts {
     pub buffer: Option<Buffer>,
     /// What the kernel counted meanwhile.
     pub counters: Counters,
-    /// This is about sending.
+    /// It is asked about sending.
+    pub is_sender: bool,
+    /// What there is to know of that; `None` without an interface.
     pub sending: Option<Sending>,
     /// The manifests that were heard or named.
     pub manifests: Vec<ManifestDates>,
@@ -61,6 +63,7 @@ impl Facts {
             chains: None,
             buffer: None,
             counters: Counters::default(),
+            is_sender: false,
             sending: None,
             manifests: Vec::new(),
             now: 0,
@@ -172,6 +175,8 @@ pub struct Other {
     pub name: String,
     /// Datagrams of the group.
     pub datagrams: u64,
+    /// A socket got them, so that it is more than frames that pass by.
+    pub is_delivered: bool,
 }
 
 /// What a packet socket saw.
@@ -307,9 +312,9 @@ pub struct Buffer {
 pub struct Counters {
     /// Multicast packets of the family that were routed to this host. The kernel asks the firewall's input chains after that.
     pub multicast: Option<u64>,
-    /// Packets that rp_filter dropped.
+    /// Packets that rp_filter dropped, of all groups and interfaces.
     pub rp_filter: Option<u64>,
-    /// Datagrams with a wrong UDP checksum.
+    /// Datagrams with a wrong UDP checksum, of all sockets.
     pub bad_checksums: Option<u64>,
     /// Questions of an MLD querier, since the interface came to be.
     pub queries_ever: Option<u64>,
@@ -326,8 +331,8 @@ pub struct Counters {
 /// What there is to know of sending.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Sending {
-    /// Why the kernel would not take a packet, if it was tried; that one was not to leave this host.
-    pub refused: Option<String>,
+    /// Why the kernel would not take a packet that was not to leave this host; `Some(None)`: it did; `None`: not known.
+    pub refused: Option<Option<String>>,
     /// Bits per second that are asked for.
     pub rate_bps: Option<u64>,
     /// The TTL or hop limit that is asked for.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::facts::{Choice, Facts, Link};
-use super::remedy::{conf, here, host_route, on_switch, receive_on};
+use super::remedy::{conf, here, host_route, on_switch, use_interface};
 use super::{Check, Finding};
 
 pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
@@ -26,10 +26,19 @@ fn better(facts: &Facts) -> Option<&str> {
     heard.max_by_key(|other| other.datagrams).map(|other| other.name.as_str())
 }
 
+/// The interface that the group comes on instead of the one that is looked at. Frames that come by that one as well, as by a port of a
+/// bridge or beneath a VLAN, are of no use where a socket on the other gets what they hold.
+pub(super) fn elsewhere(facts: &Facts) -> Option<&str> {
+    let is_seen_here = facts.wire.as_ref().is_some_and(|wire| wire.frames > 0);
+    let others = facts.others.iter().filter(|_| facts.is_silent());
+    let fit = others.filter(|other| other.datagrams > 0 && (other.is_delivered || !is_seen_here));
+    fit.max_by_key(|other| other.datagrams).map(|other| other.name.as_str())
+}
+
 fn no_interface(facts: &Facts, cause: &str, candidates: &[String], only_down: Option<&str>) -> Finding {
     let (text, remedy) = match (better(facts), candidates.first(), only_down) {
-        (Some(name), _, _) => (format!("{cause}; the group's packets come on {name}"), receive_on(facts, name)),
-        (None, Some(name), _) => (cause.to_owned(), receive_on(facts, name)),
+        (Some(name), _, _) => (format!("{cause}; the group's packets come on {name}"), use_interface(facts, name)),
+        (None, Some(name), _) => (cause.to_owned(), use_interface(facts, name)),
         (None, None, Some(name)) => (format!("{cause}; {name} is down"), here(format!("ip link set {name} up"))),
         (None, None, None) => (cause.to_owned(), here("ip link")),
     };
@@ -37,13 +46,14 @@ fn no_interface(facts: &Facts, cause: &str, candidates: &[String], only_down: Op
 }
 
 fn interface(facts: &Facts, link: &Link) -> Finding {
-    let is_seen_here = facts.wire.as_ref().is_some_and(|wire| wire.frames > 0);
-    if facts.is_silent()
-        && !is_seen_here
-        && let Some(other) = better(facts)
-    {
-        let text = format!("the group's packets come on {other}, not on {}", link.name);
-        return Finding::fail(Check::Interface, text, receive_on(facts, other));
+    if let Some(other) = elsewhere(facts) {
+        let text = match &facts.wire {
+            Some(wire) if wire.frames > 0 => {
+                format!("the group's packets reach sockets on {other}, and none on {}, by which they pass", link.name)
+            }
+            _ => format!("the group's packets come on {other}, not on {}", link.name),
+        };
+        return Finding::fail(Check::Interface, text, use_interface(facts, other));
     }
     let kind = match (link.loopback, link.wireless) {
         (true, _) => ", which no packet leaves",

@@ -62,16 +62,14 @@ pub(super) fn on_switch(command: impl Into<String>) -> Remedy {
 /// The same diagnosis with all privileges.
 pub(super) fn as_root(facts: &Facts) -> Remedy {
     let sources: String = facts.sources.iter().map(|source| format!(" --source {source}")).collect();
-    let send = if facts.sending.is_some() { " --send" } else { "" };
+    let send = if facts.is_sender { " --send" } else { "" };
     here(format!("sudo iotup doctor -i {} {}{sources}{send}", facts.interface(), facts.group))
 }
 
-/// Receiving by this interface.
-pub(super) fn receive_on(facts: &Facts, interface: &str) -> Remedy {
-    match facts.sending {
-        Some(_) => here(format!("iotupd -i {interface} FILE {}", facts.group)),
-        None => here(format!("iotupc -i {interface} FILE {}", facts.group)),
-    }
+/// Receiving by this interface, or sending. The receiver's FILE is overwritten: it is never named to who wants to send.
+pub(super) fn use_interface(facts: &Facts, interface: &str) -> Remedy {
+    let program = if facts.is_sender { "iotupd" } else { "iotupc" };
+    here(format!("{program} -i {interface} FILE {}", facts.group))
 }
 
 /// What lets the group through all chains that may drop it at the hook.

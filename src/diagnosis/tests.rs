@@ -88,8 +88,9 @@ fn unprivileged(facts: Facts) -> Facts {
 fn sending() -> Facts {
     Facts {
         route: Some(Ok(ip("192.0.2.2"))),
+        is_sender: true,
         sending: Some(Sending {
-            refused: None,
+            refused: Some(None),
             rate_bps: Some(100_000_000),
             hops: 1,
             mtu: None,

@@ -1,5 +1,6 @@
 //! `iotup doctor`: gathers what there is to know of this host and of what comes in a few seconds, has it judged by `diagnosis`, and prints
-//! that. It sends nothing to the group, but for one datagram with a TTL of 0, which stays on this host, where it is asked about sending.
+//! that. It sends nothing to the group, but for one datagram with a TTL of 0, which stays on this host because that has joined the group,
+//! where it is asked about sending.
 
 #[cfg(feature = "sender")]
 mod examine;

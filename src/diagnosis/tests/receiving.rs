@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// What looks closer, where counters of the whole host are all there is.
+const LOOK: &str = "sudo iotup doctor -i eth0 239.1.1.1:4242";
+
 #[test]
 fn faults_of_the_interface_are_found() {
     let none = |candidates: &[&str], only_down: Option<&str>| Choice::None {
@@ -10,10 +13,21 @@ fn faults_of_the_interface_are_found() {
         only_down: only_down.map(str::to_owned),
     };
     let nowhere = |choice| Facts { choice, ..empty() };
-    let eth1 = vec![Other { name: "eth1".into(), datagrams: 9 }];
+    let eth1 = vec![Other { name: "eth1".into(), datagrams: 9, is_delivered: false }];
     let receive = "iotupc -i eth1 FILE 239.1.1.1:4242";
     judge(vec![
         ("elsewhere", Facts { others: eth1.clone(), ..empty() }, Check::Interface, Status::Fail, receive),
+        (
+            "on the bridge of the port",
+            Facts {
+                others: vec![Other { name: "br0".into(), datagrams: 9, is_delivered: true }],
+                returns: Returns::default(),
+                ..silent()
+            },
+            Check::Interface,
+            Status::Fail,
+            "iotupc -i br0 FILE 239.1.1.1:4242",
+        ),
         ("several", nowhere(none(&["eth1", "eth0"], None)), Check::Interface, Status::Fail, receive),
         ("down", nowhere(none(&[], Some("eth0"))), Check::Interface, Status::Fail, "ip link set eth0 up"),
         ("none", nowhere(none(&[], None)), Check::Interface, Status::Fail, "ip link"),
@@ -83,7 +97,12 @@ fn faults_of_memberships_are_found() {
     judge(vec![
         (
             "too many",
-            joined(Joined { refused: Some(refused), ..good.clone() }),
+            // What comes all the same is not for this host: no firewall is to blame.
+            Facts {
+                returns: Returns::default(),
+                wire: silent().wire,
+                ..joined(Joined { refused: Some(refused), ..good.clone() })
+            },
             Check::Membership,
             Status::Fail,
             "sysctl -w net.ipv4.igmp_max_memberships=1000",
@@ -178,14 +197,28 @@ fn what_is_on_the_wire_and_not_at_the_socket_is_explained() {
             Facts { counters: undelivered, ..unprivileged(open()) },
             Check::Firewall,
             Status::Warn,
-            "sudo nft list ruleset",
+            LOOK,
         ),
         (
             "checksums",
-            Facts { counters: Counters { bad_checksums: Some(99), ..Counters::default() }, ..open() },
+            Facts { counters: Counters { bad_checksums: Some(900), ..Counters::default() }, ..open() },
             Check::Firewall,
             Status::Fail,
             "on the server: ethtool -K IF tx off",
+        ),
+        (
+            "checksums of others",
+            Facts { counters: Counters { bad_checksums: Some(99), ..Counters::default() }, ..open() },
+            Check::Firewall,
+            Status::Fail,
+            "iptables -I INPUT -d 239.1.1.1 -p udp --dport 4242 -j ACCEPT",
+        ),
+        (
+            "checksums, unseen",
+            Facts { counters: Counters { bad_checksums: Some(99), ..Counters::default() }, ..unprivileged(open()) },
+            Check::Firewall,
+            Status::Warn,
+            LOOK,
         ),
     ]);
 }
@@ -218,8 +251,22 @@ fn senders_that_the_kernel_or_the_user_refuses_are_named() {
                 ..unprivileged(silent())
             },
             Check::Source,
+            Status::Warn,
+            LOOK,
+        ),
+        (
+            "filtered",
+            Facts { counters: Counters { rp_filter: Some(900), ..dropped }, ..silent() },
+            Check::Source,
             Status::Fail,
             "sysctl -w net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0",
+        ),
+        (
+            "others filtered",
+            Facts { counters: dropped, ..silent() },
+            Check::Firewall,
+            Status::Fail,
+            "iptables -I INPUT -d 239.1.1.1 -p udp --dport 4242 -j ACCEPT",
         ),
         (
             "stranger",
@@ -236,6 +283,8 @@ fn senders_that_the_kernel_or_the_user_refuses_are_named() {
             "iotupc -i eth0 FILE 239.1.1.1:4242 --source 192.0.2.1",
         ),
     ]);
+    let elsewhere = Facts { counters: dropped, ..unprivileged(open()) };
+    assert_eq!(likely_causes(&elsewhere), [], "this interface does not filter");
     // A filter that finds what it wants is no fault, and neither is one that is off.
     for (filter, route) in
         [(Rpf::Strict, route("eth0", None)), (Rpf::Loose, route("eth1", None)), (Rpf::Off, route("", None))]
@@ -251,6 +300,7 @@ fn packets_that_are_too_long_or_too_weak_are_found() {
         let returns = Returns { filter: Rpf::Off, routes: vec![route("eth0", Some("192.0.2.254"))] };
         Facts { returns, group: group.parse().unwrap(), ..empty() }
     };
+    let shorter = "on the server: iotupd --mtu 1500 FILE 239.1.1.1:4242";
     let jumbo = Some(Packing { ip_size: 8968, rate_bps: None });
     let drops = |link_drops, link_frame_errors| Facts {
         counters: Counters { link_drops, link_frame_errors, ..Counters::default() },
@@ -278,8 +328,8 @@ fn packets_that_are_too_long_or_too_weak_are_found() {
             Status::Fail,
             "ip link set eth0 mtu 9000",
         ),
-        ("drops", drops(Some(100), None), Check::Mtu, Status::Warn, "ip link set eth0 mtu 9000"),
-        ("frame errors", drops(None, Some(1)), Check::Mtu, Status::Warn, "ip link set eth0 mtu 9000"),
+        ("drops", drops(Some(100), None), Check::Mtu, Status::Warn, shorter),
+        ("frame errors", drops(None, Some(1)), Check::Mtu, Status::Warn, shorter),
     ]);
     assert_eq!(likely_causes(&drops(Some(3), Some(0))), []);
     let fits = with_heard(healthy(), |heard| heard.packing = jumbo);

@@ -22,7 +22,7 @@ fn faults_of_senders_are_found() {
         ),
         (
             "firewall",
-            sent(|sending| sending.refused = Some("operation not permitted".into())),
+            sent(|sending| sending.refused = Some(Some("operation not permitted".into()))),
             Check::Firewall,
             Status::Fail,
             "nft insert rule inet filter some ip daddr 239.1.1.1 udp dport 4242 accept",
@@ -54,8 +54,23 @@ fn faults_of_senders_are_found() {
             sent(|sending| (sending.uring, sending.uring_disabled) = (Some(Some("not permitted".into())), Some(2))),
             Check::Engine,
             Status::Warn,
-            "sysctl -w kernel.io_uring_disabled=0",
+            "iotupd --engine sendmmsg -i eth0 FILE 239.1.1.1:4242",
         ),
         ("no GSO", sent(|sending| sending.gso = Some(false)), Check::Gso, Status::Warn, "uname -r"),
     ]);
+}
+
+/// The receiver would overwrite the file that is to be sent.
+#[test]
+fn sender_is_never_told_to_receive() {
+    for candidates in [vec!["eth0".to_owned()], Vec::new()] {
+        let choice = Choice::None { cause: "no".into(), candidates, only_down: None };
+        let findings = diagnose(&Facts { choice, sending: None, route: None, ..sending() });
+        let said: Vec<_> = findings.iter().filter_map(|finding| finding.remedy.as_ref()).collect();
+        assert!(said.iter().all(|remedy| !remedy.command.contains("iotupc")), "{said:?}");
+    }
+    let choice = Choice::None { cause: "several".into(), candidates: vec!["eth0".into()], only_down: None };
+    let findings = diagnose(&Facts { choice, sending: None, route: None, ..sending() });
+    let remedy = findings[0].remedy.as_ref().map(|remedy| remedy.command.as_str());
+    assert_eq!((findings.len(), remedy), (1, Some("iotupd -i eth0 FILE 239.1.1.1:4242")));
 }

@@ -68,6 +68,7 @@ pub fn doctor(options: &DoctorOptions, report: &mut Report) -> Result<Exit, Fail
         Err(unusable) => (None, host::no_choice(&all, &unusable.into())),
     };
     let mut facts = Facts::new(options.group, choice);
+    facts.is_sender = options.send.is_some();
     facts.sources.clone_from(&options.sources);
     facts.chains = host::chains(options.group);
     facts.route = interface.as_ref().map(|interface| sending::route(options, interface));

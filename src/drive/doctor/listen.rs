@@ -213,7 +213,11 @@ impl<'a> Ear<'a> {
             let heard = self.others.iter().find(|(index, ..)| *index == other.index).map_or(0, |(_, _, count)| *count);
             let seen = elsewhere.iter().find(|(index, _)| *index == other.index).map_or(0, |(_, count)| *count);
             if heard.max(seen) > 0 {
-                out.others.push(Other { name: other.name.clone(), datagrams: heard.max(seen) });
+                out.others.push(Other {
+                    name: other.name.clone(),
+                    datagrams: heard.max(seen),
+                    is_delivered: heard > 0,
+                });
             }
         }
         out.wire = wire;

@@ -94,15 +94,17 @@ fn words(place: &str, subject: Option<&Subject>, found: &[Finding]) -> String {
              drop UDP, is --hops large enough? ({closer} looks closer)"
         );
     };
-    let mut out = format!("nothing has come from {place} for {seconds} s: {}", one(first));
+    let mut out = format!("nothing has come from {place} for {seconds} s: {}", one(first, &closer));
     for finding in found.iter().skip(1).take(CAUSE_COUNT_MAX - 1) {
-        out += &format!("\n  or {}", one(finding));
+        out += &format!("\n  or {}", one(finding, &closer));
     }
     out + &format!("\n  ({closer} looks closer)")
 }
 
-fn one(finding: &Finding) -> String {
-    let remedy = finding.remedy.as_ref().map(|remedy| format!(" ({remedy})")).unwrap_or_default();
+/// `closer`: the command that is named at the end, and not twice.
+fn one(finding: &Finding, closer: &str) -> String {
+    let remedy = finding.remedy.as_ref().filter(|remedy| remedy.command != closer);
+    let remedy = remedy.map(|remedy| format!(" ({remedy})")).unwrap_or_default();
     format!("{}{remedy}", finding.text)
 }
 
