@@ -17,17 +17,6 @@ fn faults_of_the_interface_are_found() {
     let receive = "iotupc -i eth1 FILE 239.1.1.1:4242";
     judge(vec![
         ("elsewhere", Facts { others: eth1.clone(), ..empty() }, Check::Interface, Status::Fail, receive),
-        (
-            "on the bridge of the port",
-            Facts {
-                others: vec![Other { name: "br0".into(), datagrams: 9, is_delivered: true }],
-                returns: Returns::default(),
-                ..silent()
-            },
-            Check::Interface,
-            Status::Fail,
-            "iotupc -i br0 FILE 239.1.1.1:4242",
-        ),
         ("several", nowhere(none(&["eth1", "eth0"], None)), Check::Interface, Status::Fail, receive),
         ("down", nowhere(none(&[], Some("eth0"))), Check::Interface, Status::Fail, "ip link set eth0 up"),
         ("none", nowhere(none(&[], None)), Check::Interface, Status::Fail, "ip link"),
@@ -84,6 +73,21 @@ fn faults_of_the_interface_are_found() {
     let loopback = with_link(v6(Facts { route: Some(Err("no".into())), ..empty() }), |link| link.loopback = true);
     let said = diagnose(&loopback).iter().find_map(|finding| finding.remedy.clone()).unwrap();
     assert_eq!(said.command, "ip -6 route add local ff12::/16 dev lo table local");
+}
+
+#[test]
+fn interface_whose_socket_gets_the_group_is_told_from_a_firewall() {
+    judge(vec![(
+        "on the bridge of the port",
+        Facts {
+            others: vec![Other { name: "br0".into(), datagrams: 9, is_delivered: true }],
+            returns: Returns::default(),
+            ..silent()
+        },
+        Check::Interface,
+        Status::Fail,
+        "iotupc -i br0 FILE 239.1.1.1:4242",
+    )]);
 }
 
 #[test]
