@@ -362,7 +362,7 @@ fn delivered(host: &Host) -> u64 {
 }
 
 #[test]
-#[ignore = "measures for half a minute"]
+#[ignore = "measures for half a minute; scripts/measure runs it"]
 fn agent_that_waits_costs_its_device_next_to_nothing() {
     const SPAN: Duration = Duration::from_secs(10);
     let _machine = whole_machine();
