@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::report;
-use crate::sys::{Memory, Message, QueuedErrors};
+use crate::sys::{Message, QueuedErrors};
 use crate::types::Time;
 
 /// The same local error so many times running for one message is the state of things. Two would do but for an ICMP error whose
@@ -113,7 +113,7 @@ pub(super) fn split(messages: &mut Vec<Message>) {
         let end = message.start + message.size;
         for start in (message.start..end).step_by(message.segment_size) {
             let size = message.segment_size.min(end - start);
-            messages.push(Message { start, size, segment_size: size, memory: Memory::Buffer });
+            messages.push(Message { start, size, segment_size: size, ..message });
         }
     }
 }
@@ -183,6 +183,7 @@ impl Congestion {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::Memory;
 
     const SINGLE: Message = Message { start: 0, size: 1452, segment_size: 1452, memory: Memory::Buffer };
     const SEGMENTED: Message = Message { start: 0, size: 2904, segment_size: 1452, memory: Memory::Buffer };
@@ -262,15 +263,19 @@ mod tests {
 
     #[test]
     fn without_gso_what_has_not_been_sent_is_split() {
-        let message = |start, size, segment_size| Message { start, size, segment_size, memory: Memory::Buffer };
-        let mut messages = vec![message(0, 500, 500), message(500, 2 * 1452 + 700, 1452), message(4104, 1452, 1452)];
-        split(&mut messages);
-        let sizes: Vec<_> = messages.iter().map(|message| message.size).collect();
-        assert_eq!(sizes, [500, 1452, 1452, 700, 1452]);
-        assert!(messages.windows(2).all(|pair| pair[0].start + pair[0].size == pair[1].start));
-        let before = messages.clone();
-        split(&mut messages);
-        assert_eq!(messages, before);
+        for memory in [Memory::Buffer, Memory::Image, Memory::ImageToCopy] {
+            let message = |start, size, segment_size| Message { start, size, segment_size, memory };
+            let mut messages =
+                vec![message(0, 500, 500), message(500, 2 * 1452 + 700, 1452), message(4104, 1452, 1452)];
+            split(&mut messages);
+            let sizes: Vec<_> = messages.iter().map(|message| message.size).collect();
+            assert_eq!(sizes, [500, 1452, 1452, 700, 1452]);
+            assert!(messages.windows(2).all(|pair| pair[0].start + pair[0].size == pair[1].start));
+            assert!(messages.iter().all(|message| message.memory == memory));
+            let before = messages.clone();
+            split(&mut messages);
+            assert_eq!(messages, before);
+        }
     }
 
     #[test]
