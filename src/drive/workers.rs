@@ -7,6 +7,7 @@ mod decoded;
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -60,7 +61,7 @@ enum Job {
     Store(Assembled),
 }
 
-/// The threads. They end when this is dropped.
+/// The threads. They end when this is dropped, each with what it is about; what waits is not done.
 #[derive(Debug)]
 pub(super) struct Workers {
     work: Option<Sender<Job>>,
@@ -71,6 +72,8 @@ pub(super) struct Workers {
     map: Option<Arc<SlotMap>>,
     under_way: usize,
     room: usize,
+    /// Nobody waits any more for what is under way.
+    over: Arc<AtomicBool>,
     threads: Vec<thread::JoinHandle<()>>,
 }
 
@@ -81,11 +84,13 @@ impl Workers {
         let (work, work_source) = mpsc::channel();
         let (done_sink, done) = mpsc::channel();
         let (work_source, writing) = (Arc::new(Mutex::new(work_source)), Arc::new(Mutex::new(())));
+        let over = Arc::new(AtomicBool::new(false));
         let threads = (0..count)
             .map(|_| {
                 let (source, sink, target) = (Arc::clone(&work_source), done_sink.clone(), Arc::clone(target));
-                let writing = Arc::clone(&writing);
-                thread::Builder::new().name("verify".into()).spawn(move || run(&source, &sink, &target, &writing))
+                let (writing, over) = (Arc::clone(&writing), Arc::clone(&over));
+                let work = move || run(&source, &sink, &target, &writing, &over);
+                thread::Builder::new().name("verify".into()).spawn(work)
             })
             .collect::<io::Result<Vec<_>>>()?;
         Ok(Self {
@@ -95,6 +100,7 @@ impl Workers {
             map: None,
             under_way: 0,
             room: count * QUEUE_PER_WORKER,
+            over,
             threads,
         })
     }
@@ -184,6 +190,7 @@ impl Workers {
 
 impl Drop for Workers {
     fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
         self.work = None;
         for thread in self.threads.drain(..) {
             // A thread that panicked has said so itself.
@@ -192,7 +199,13 @@ impl Drop for Workers {
     }
 }
 
-fn run(source: &Mutex<Receiver<Job>>, sink: &Sender<(Done, Option<Decoded>)>, target: &Target, writing: &Mutex<()>) {
+fn run(
+    source: &Mutex<Receiver<Job>>,
+    sink: &Sender<(Done, Option<Decoded>)>,
+    target: &Target,
+    writing: &Mutex<()>,
+    over: &AtomicBool,
+) {
     // Datagrams that have come go first: what is not taken in time is lost.
     processors::give_way();
     let mut worker =
@@ -200,6 +213,9 @@ fn run(source: &Mutex<Receiver<Job>>, sink: &Sender<(Done, Option<Decoded>)>, ta
     loop {
         let next = source.lock().expect("no holder panics").recv();
         let Ok(job) = next else { return };
+        if over.load(Ordering::Relaxed) {
+            return;
+        }
         let done = match job {
             Job::Work { work, kept, decoded, notes } => {
                 let (done, decoded) = worker.perform(work, kept, decoded);

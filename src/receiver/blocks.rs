@@ -423,6 +423,16 @@ impl Blocks {
         Some((block, self.state(block)))
     }
 
+    /// Takes a block out of those that wait for work, if what it waits for is the value of what has been received.
+    pub(super) fn take_hash_work(&mut self, block: BlockIndex) -> bool {
+        if self.state(block) != State::Hashing {
+            return false;
+        }
+        // It was the last to ask.
+        let place = self.work.iter().rposition(|waiting| *waiting == block);
+        place.is_some_and(|place| self.work.remove(place).is_some())
+    }
+
     /// The block is as claimed: all zeroes. Whatever else is in it is made so first.
     pub(super) fn zero_confirmed(&mut self, block: BlockIndex) {
         if self.get(block).touched && !self.counts_only {

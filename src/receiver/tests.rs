@@ -462,6 +462,34 @@ fn block_is_looked_at_only_when_all_its_symbols_are_written() {
     assert!(matches!(sink.feed(at(0), host(1), &source.data(0, 0)), Verdict::Store(_)));
 }
 
+/// However many others wait before it, and those go on waiting.
+#[test]
+fn value_that_is_known_already_is_not_asked_for() {
+    let source = Source::new(content(3 * MIB, &[]), 1408);
+    let mut sink = Sink::prepared(&source);
+    sink.feed(at(0), host(1), &source.hashes());
+    let store_all = |sink: &mut Sink, block| {
+        let verdicts = (0..745).map(|esi| sink.receiver.handle_datagram(at(0), host(1), &source.data(block, esi)));
+        let stores: Vec<_> = verdicts
+            .filter_map(|verdict| if let Verdict::Store(store) = verdict { Some(store) } else { None })
+            .collect();
+        assert!(!sink.receiver.take_hash_work(BlockIndex(block)), "nothing of it is stored");
+        sink.receiver.handle_stored(&stores);
+    };
+    (0..3).for_each(|block| store_all(&mut sink, block));
+    assert!(sink.receiver.take_hash_work(BlockIndex(2)));
+    assert!(!sink.receiver.take_hash_work(BlockIndex(2)), "it has been taken");
+    let value = crate::digest::block_value(source.sender.key().size, BlockIndex(2), &source.content[2 * MIB..]);
+    sink.receiver.handle_hashed(at(0), BlockIndex(2), Some(value));
+    assert_eq!(sink.receiver.progress().blocks_verified, 1);
+    let size = source.sender.key().size;
+    for block in [BlockIndex(0), BlockIndex(1)] {
+        assert_eq!(sink.receiver.poll_work(), Some(Work::Hash { block, size }));
+        assert!(!sink.receiver.take_hash_work(block), "it is under way");
+    }
+    assert_eq!(sink.receiver.poll_work(), None);
+}
+
 #[test]
 fn right_blocks_of_a_reused_target_are_not_received_again() {
     let mut source = Source::new(content(3 * MIB, &[2]), 1408);
