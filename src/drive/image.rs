@@ -83,8 +83,7 @@ impl Image {
             let remedy = "name another folder with --cache-dir, or leave --image out";
             Failure::io(Exit::CannotCreate, what(), error).remedy(remedy)
         };
-        // It may not be there yet; if it cannot be made, the next step says why.
-        let _ = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        make(folder);
         let free = free_space(folder).map_err(|error| failed(&error))?;
         check_room(what, carousel, free, memory::available())?;
         Self::new(folder, carousel, 0, carousel.cycle_length()).map_err(|error| failed(&error))
@@ -160,6 +159,11 @@ pub(super) fn is_of_use(carousel: &Carousel) -> bool {
     carousel.cycle_length() > 0 && carousel.layout().source_symbol_count(BlockIndex(0)) > 1
 }
 
+/// It may not be there yet; if it cannot be made, the next step says why.
+fn make(folder: &Path) {
+    let _ = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+}
+
 fn or_temporary(folder: Option<PathBuf>) -> PathBuf {
     folder.unwrap_or_else(std::env::temp_dir)
 }
@@ -177,6 +181,7 @@ impl ImageMaker {
     /// In `folder`, or in that for temporary files.
     pub(super) fn new(folder: Option<PathBuf>, carousel: Carousel) -> Self {
         let folder = or_temporary(folder);
+        make(&folder);
         let (outcome, findings) = mpsc::channel();
         Self { trial: Some(Trial::new(folder.clone(), outcome)), folder, carousel, findings }
     }

@@ -193,9 +193,10 @@ impl From<Failure> for Trouble {
 }
 
 /// Sleeps for so long, unless it is told to stop.
-fn wait_for(span: Duration, stop: &AtomicBool) {
+fn wait_for(span: Duration, stop: &AtomicBool, published: &Published) {
     let end = clock::now().after(span);
     while clock::now() < end && !stop.load(Ordering::Relaxed) {
+        published.note_turn();
         clock::sleep_until(end.min(clock::now().after(SLEEP_MAX)));
     }
 }
@@ -245,7 +246,7 @@ pub(super) fn run(recipe: Recipe, common: &Common, published: &Published, events
     common.start.wait();
     let mut server = VirtualServer::new(recipe.sender, line, gso, common, published, events);
     server.trial = recipe.trial.filter(|_| server.line.takes_images());
-    wait_for(recipe.delay, &common.stop);
+    wait_for(recipe.delay, &common.stop, published);
     let result = server.serve();
     server.line.settle_image();
     server.published.tell(&server.sender, &server.line);
@@ -310,8 +311,9 @@ impl<'a> VirtualServer<'a> {
 
     /// Sends what is due and waits until more is, but not for long; answers whether all has been sent.
     pub(super) fn turn(&mut self) -> Result<bool, Trouble> {
-        let now = clock::now();
+        // What a trial prepares is not what it measures.
         self.go_on_trying();
+        let now = clock::now();
         // A burst that the kernel has not taken goes before the next is composed: no position is skipped.
         let step = if self.line.is_stuck() { None } else { self.compose(now) };
         if self.common.content.is_torn() || self.line.is_torn() {

@@ -3,9 +3,11 @@
 use std::fs;
 use std::path::Path;
 
+use serde_json::Value;
+
 use crate::files::{Content, MIB, assert_same, make};
 use crate::lab::{Family, Lab};
-use crate::run::{IOTUPD, Process, count, receive, serve, text};
+use crate::run::{Ended, IOTUPD, Process, count, number, receive, receive_until, serve, text};
 
 /// Files in a folder of the cache, by size.
 fn largest_file_in(folder: &Path) -> u64 {
@@ -39,6 +41,50 @@ fn image_serves_receivers_that_are_there_and_those_that_come_late() {
         let sent = count(end.end(), "image_sent");
         assert!(sent > 0, "{sent} messages, {sent_before}");
     }
+}
+
+/// What the server has found out about the image, and what it said at its end.
+fn tried(server: Process) -> (Value, Ended) {
+    let found = server.wait_for_event("image");
+    // Long enough for many more messages, of the one kind or the other.
+    let passes = number(&server.wait_for_event("status"), "passes");
+    let _ =
+        server.wait_for("another pass", |event| event["event"] == "status" && number(event, "passes") > passes + 1.0);
+    (found, server.terminate())
+}
+
+/// Where the other end of the wire is this host, and somebody listens there, the kernel copies after all. The listener wants no file so
+/// large, and so stays.
+#[test]
+fn image_on_trial_is_not_used_where_the_kernel_copies() {
+    let mut lab = Lab::new();
+    let (server_host, receiver_host) = (lab.host(), lab.host());
+    let source = make(&lab, "source", Content::Random { size: 8 * MIB, seed: 8 });
+    let listener = receive_until(&receiver_host, &lab.path("copy"), Family::V4.group(), &["--max-size", "1K"]);
+    let _ = listener.wait_for_event("listening");
+    let options = ["--image", "auto", "--rate", "1G", "--fec", "0"];
+    let (found, ended) = tried(serve(&lab, &server_host, &source, Family::V4.group(), &options));
+    let (sent, copied) = (count(&found, "image_sent"), count(&found, "image_copied"));
+    assert!(sent > 0 && copied * 2 >= sent && found["on"] == false, "{found}");
+    assert_eq!(count(ended.end(), "image_sent"), sent, "no more than on trial");
+}
+
+/// A device that takes everything, as network cards do that read it where it is. Which way is faster is for the machine to say.
+#[test]
+fn image_on_trial_is_used_where_it_is_faster() {
+    let mut lab = Lab::new();
+    let host = lab.lonely_host();
+    host.ip(&["link", "add", "eth0", "type", "ifb"]);
+    host.ip(&["link", "set", "eth0", "up", "multicast", "on"]);
+    host.ip(&["address", "add", "10.88.0.1/24", "dev", "eth0"]);
+    let source = make(&lab, "source", Content::Random { size: 8 * MIB, seed: 9 });
+    let options = ["--image", "auto", "--rate", "max", "--fec", "0", "--virtual-servers", "1"];
+    let (found, ended) = tried(serve(&lab, &host, &source, Family::V4.group(), &options));
+    let (sent, copied) = (count(&found, "image_sent"), count(&found, "image_copied"));
+    assert!(sent > 0 && copied == 0, "{found}");
+    let is_faster = number(&found, "image_bps") > 1.1 * number(&found, "copied_bps");
+    assert_eq!(found["on"], is_faster, "{found}");
+    assert_eq!(count(ended.end(), "image_sent") > sent, is_faster, "{found}");
 }
 
 #[test]
