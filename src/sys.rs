@@ -60,6 +60,6 @@ pub use signals::StopSignal;
 pub use slot_file::SlotFile;
 pub use source_file::{FileIdentity, Hold, SourceFile, SourceMap, SourceState};
 pub use tap::{Seen, Tap};
-pub use target::{Created, PartFile, Spool, Target};
+pub use target::{Created, Other, PartFile, Spool, Target};
 #[cfg(feature = "sender")]
 pub use uring_socket::{ImageUsage, UringSocket};

@@ -16,7 +16,7 @@ use iotupd::drive::{MetricsOptions, Report, TrustOptions, Verbosity, run as run_
 use iotupd::failure::{Exit, Failure};
 use iotupd::limits::{HOOK_RETRY_DEFAULT, HOOK_TIME_DEFAULT};
 use iotupd::receiver::ClockUnset;
-use iotupd::sys::OutputKind;
+use iotupd::sys::{Other, OutputKind};
 
 const PROGRAM: &str = "iotupc";
 
@@ -47,7 +47,11 @@ fn run() -> Result<Exit, Failure> {
     let output = match is_stdout {
         true => OutputKind::Stdout { spool_dir: args.spool_dir.unwrap_or_else(std::env::temp_dir) },
         false if args.device => OutputKind::Device { state_dir: args.state_dir.clone() },
-        false => OutputKind::File { no_clobber: args.no_clobber },
+        // An agent never goes back to an older version.
+        false => {
+            let other = if args.watch.watch { Other::Remove } else { Other::SetAside };
+            OutputKind::File { no_clobber: args.no_clobber, other }
+        }
     };
     let options = ReceiveFileOptions {
         file,

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::target::{Created, DeviceTarget, Existing, PartFile, Spool, Target};
+use super::target::{Created, DeviceTarget, Existing, Other, PartFile, Spool, Target};
 use super::{Device, SlotFile, free_space};
 use crate::failure::{Exit, Failure, shown};
 
@@ -16,6 +16,8 @@ pub enum OutputKind {
     File {
         /// A file that is there stays, and is a failure.
         no_clobber: bool,
+        /// What has come of another object.
+        other: Other,
     },
     /// The path is a block device, whose content is overwritten.
     Device {
@@ -38,6 +40,8 @@ pub enum Output {
         path: PathBuf,
         /// A file that is there stays.
         no_clobber: bool,
+        /// What has come of another object.
+        other: Other,
     },
     /// A device that is claimed.
     Device {
@@ -60,12 +64,12 @@ impl Output {
     /// [`Exit::CannotCreate`], with what is in the way.
     pub fn open(path: &Path, kind: &OutputKind) -> Result<Self, Failure> {
         match kind {
-            OutputKind::File { no_clobber } => {
+            OutputKind::File { no_clobber, other } => {
                 if *no_clobber {
                     PartFile::check_absent(path)?;
                 }
                 PartFile::check(path)?;
-                Ok(Self::File { path: path.to_owned(), no_clobber: *no_clobber })
+                Ok(Self::File { path: path.to_owned(), no_clobber: *no_clobber, other: *other })
             }
             OutputKind::Device { state_dir } => {
                 if let Some(folder) = state_dir.as_deref().filter(|folder| !folder.is_dir()) {
@@ -121,9 +125,9 @@ impl Output {
     pub fn create(&self, size: u64, object: &str) -> Result<Created, Failure> {
         let unnamed = |target, reused| Created { target, reused, set_aside: None };
         match self {
-            Self::File { path, no_clobber } => {
+            Self::File { path, no_clobber, other } => {
                 let existing = if *no_clobber { Existing::Keep } else { Existing::Replace };
-                Ok(PartFile::create(path, size, object)?.map(|file| Target::File(file.with(existing))))
+                Ok(PartFile::create_over(path, size, object, *other)?.map(|file| Target::File(file.with(existing))))
             }
             // What is on the device may be what is wanted, or most of it: an older version, or what an earlier attempt has left.
             Self::Device { device, slots } => {
@@ -162,7 +166,7 @@ mod tests {
     #[test]
     fn file_that_is_there_is_kept_at_the_start_and_when_it_appears_later() {
         let folder = tempfile::tempdir().unwrap();
-        let (path, kind) = (folder.path().join("file"), OutputKind::File { no_clobber: true });
+        let (path, kind) = (folder.path().join("file"), OutputKind::File { no_clobber: true, other: Other::SetAside });
         let output = Output::open(&path, &kind).unwrap();
         let target = output.create(3, ID).unwrap().target;
         target.write_run(0, &[io::IoSlice::new(b"new")]).unwrap();

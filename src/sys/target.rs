@@ -3,9 +3,9 @@
 //!
 //! | | written to | a block is verified by | zeroes | done |
 //! |---|---|---|---|---|
-//! | file | `.NAME.part` | what the page cache holds | a hole | synced, renamed |
+//! | file | `.NAME.part` | what is in memory before it is written, where a block is there as a whole, else what the page cache holds | a hole | synced, renamed |
 //! | device | the device | reading it back from the device itself | written, unless they are there | synced |
-//! | standard output | an unnamed file | what the page cache holds, and once more when it is printed | a hole | printed |
+//! | standard output | an unnamed file | the same, and once more when it is printed | a hole | printed |
 
 mod device;
 mod file;
@@ -23,6 +23,7 @@ use nix::errno::Errno;
 
 pub use self::device::DeviceTarget;
 pub use self::file::{Existing, PartFile};
+pub use self::part::Other;
 pub use self::spool::Spool;
 use crate::failure::{Failure, shown};
 

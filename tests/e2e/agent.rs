@@ -200,6 +200,36 @@ fn killed_anywhere_the_agent_goes_on_where_it_was() {
     assert_eq!(device.log(), ["1,,1", "1,,1", "2,1,1"]);
 }
 
+/// Versions that come faster than they can be fetched must not fill the disk.
+#[test]
+fn version_that_is_superseded_while_it_is_fetched_leaves_nothing_on_the_disk() {
+    let mut lab = Lab::new();
+    let (server_host, source) = (lab.host(), lab.path("source"));
+    let device = Device::new(&mut lab);
+    let hidden = format!(".{}", device.file.file_name().and_then(|name| name.to_str()).expect("the file has a name"));
+    let beside = || {
+        let names =
+            fs::read_dir(lab.path("")).expect("the lab has a folder").map(|entry| entry.expect("an entry").file_name());
+        let mut names: Vec<_> =
+            names.filter_map(|name| name.into_string().ok()).filter(|name| name.starts_with(&hidden)).collect();
+        names.sort();
+        names
+    };
+    publish(&lab, &source, 1, 8 * MIB);
+    let server = serve(&lab, &server_host, &source, Family::V4.group(), &["--rate", "10M"]);
+    let agent = device.start("true", &[]);
+    let _ = agent.wait_for("progress", |event| event["event"] == "progress" && event["held"] != 0);
+    let new = publish(&lab, &source, 2, 2 * MIB);
+    server.signal(Signal::SIGHUP);
+    let is_second = |event: &Value| event["event"] == "manifest" && event["version"] == 2;
+    let _ = agent.wait_for("version 2", is_second);
+    let meanwhile = [".object", ".part", ".slots"].map(|suffix| format!("{hidden}{suffix}"));
+    assert!(beside().iter().all(|name| meanwhile.contains(name)), "{:?}", beside());
+    let _ = agent.wait_for("version 2", installed(2));
+    assert_same(&device.file, &new);
+    assert_eq!(beside(), [""; 0]);
+}
+
 /// Whether the process is there and has not ended.
 fn is_alive(pid: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

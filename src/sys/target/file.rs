@@ -26,7 +26,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, Flock, PosixFadviseAdvice, posix_fadvise};
 use nix::unistd::{AccessFlags, faccessat, geteuid};
 
-use super::part::{self, Part, Record, create_what, rename_to_new};
+use super::part::{self, Other, Part, Record, create_what, rename_to_new};
 use super::{Created, allocate, assert_within, punch, write_parts, write_zeroes};
 use crate::failure::{Exit, Failure, shown};
 use crate::limits::BLOCK_SIZE;
@@ -147,8 +147,19 @@ impl PartFile {
     /// # Panics
     /// If `object` is not 24 hexadecimal digits, in lower case.
     pub fn create(path: &Path, size: u64, object: &str) -> Result<Created<Self>, Failure> {
+        Self::create_over(path, size, object, Other::SetAside)
+    }
+
+    /// The same, but for what becomes of a `.part` of another object.
+    ///
+    /// # Errors
+    /// [`Exit::CannotCreate`].
+    ///
+    /// # Panics
+    /// If `object` is not 24 hexadecimal digits, in lower case.
+    pub fn create_over(path: &Path, size: u64, object: &str, other: Other) -> Result<Created<Self>, Failure> {
         let part_path = part::beside(path, ".part")?;
-        let Part { file, reused, set_aside } = part::obtain(path, &Record::new(object, size))?;
+        let Part { file, reused, set_aside } = part::obtain(path, &Record::new(object, size), other)?;
         let refused = |error: io::Error| Failure::io(Exit::CannotCreate, create_what(&part_path), &error);
         let size_before = file.metadata().map_err(refused)?.len();
         if !reused {

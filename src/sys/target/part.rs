@@ -2,6 +2,7 @@
 //!
 //! `.NAME.object` beside it records the object, and is written before the first byte of that object. A `.part` that holds bytes of
 //! another object is never shortened nor written to: it is set aside as `.NAME.ID.part`, and taken back when that object comes again.
+//! Only who knows that it will not come again ([`Other::Remove`]) has it emptied instead, so that versions do not fill the disk.
 //! At every moment between, a crash leaves a `.part` that is empty or agrees with its record.
 //!
 //! The slot map `.NAME.slots` ([`SlotFile`](crate::sys::SlotFile)) goes with its `.part` wherever that goes, as `.NAME.ID.slots`, so
@@ -39,6 +40,15 @@ pub(super) struct Part {
     pub(super) reused: bool,
     /// Where the `.part` of another object has been moved to.
     pub(super) set_aside: Option<PathBuf>,
+}
+
+/// What to do with the `.part` of another object that is in the way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Other {
+    /// It gets another name, and waits there for its object.
+    SetAside,
+    /// It goes: nobody wants its object any more.
+    Remove,
 }
 
 /// Which object a `.part` belongs to.
@@ -126,7 +136,7 @@ pub(super) fn check(path: &Path) -> Result<(), Failure> {
 
 /// Opens and locks the `.part` of `path` for the object of `record`: the one that is there if it may hold bytes of the object, else
 /// the one that was set aside earlier, else an empty one. The length is not yet that of the object.
-pub(super) fn obtain(path: &Path, record: &Record) -> Result<Part, Failure> {
+pub(super) fn obtain(path: &Path, record: &Record, other: Other) -> Result<Part, Failure> {
     let part = beside(path, ".part")?;
     let refused = |error: io::Error| Failure::io(Exit::CannotCreate, create_what(&part), &error);
     let mut file = lock(&part, open_or_create(&part)?)?;
@@ -136,7 +146,11 @@ pub(super) fn obtain(path: &Path, record: &Record) -> Result<Part, Failure> {
         let size = file.metadata().map_err(refused)?.len();
         // Without a record it may be the same object: every block is verified before it counts.
         reused = found.as_ref().map_or(size == record.size, |found| found == record);
-        if !reused {
+        if !reused && other == Other::Remove {
+            // Before there is a record of what comes: an empty one agrees with any.
+            file.set_len(0).map_err(refused)?;
+            let _ = SlotFile::remove_at(&part.with_extension("slots"));
+        } else if !reused {
             let owner = found.as_ref().map_or("unknown", |found| &found.object);
             let aside = move_aside(path, &part, owner)?;
             move_slots(&part, &aside);

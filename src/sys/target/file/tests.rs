@@ -103,6 +103,22 @@ fn part_of_another_object_is_set_aside_and_taken_back() {
 }
 
 #[test]
+fn part_of_another_object_that_nobody_wants_leaves_nothing() {
+    let (folder, path) = folder();
+    store(&path, 6, A);
+    drop(SlotFile::open(&path, 3).unwrap());
+    let created = PartFile::create_over(&path, 6, B, Other::Remove).unwrap();
+    assert_eq!((created.reused, created.set_aside, first_byte(&created.target)), (false, None, 0));
+    assert_eq!(listing(&folder), [".out.img.object", ".out.img.part"]);
+    assert_eq!(fs::read(folder.path().join(".out.img.object")).unwrap(), format!("{B} 6\n").as_bytes());
+    created.target.write_run(0, &[IoSlice::new(b"b")]).unwrap();
+    drop(created.target);
+    // Its own is as dear as ever.
+    let again = PartFile::create_over(&path, 6, B, Other::Remove).unwrap();
+    assert_eq!((again.reused, first_byte(&again.target)), (true, b'b'));
+}
+
+#[test]
 fn slot_map_goes_with_its_part_and_ends_with_it() {
     let (folder, path) = folder();
     let at = |name: &str| folder.path().join(name);
