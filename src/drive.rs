@@ -46,6 +46,7 @@ mod runs;
 mod slot_map;
 mod state_file;
 mod tally;
+mod telling;
 mod trusted;
 mod unreadable;
 #[cfg(feature = "sender")]

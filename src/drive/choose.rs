@@ -150,18 +150,7 @@ mod tests {
     use super::*;
 
     fn candidate(name: &str, index: u32, addresses: &[&str]) -> Interface {
-        Interface {
-            name: name.into(),
-            index,
-            mtu: 1500,
-            up: true,
-            running: true,
-            multicast: true,
-            loopback: false,
-            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
-            speed_bps: None,
-            wireless: false,
-        }
+        Interface::ethernet(name, index, addresses)
     }
 
     #[test]

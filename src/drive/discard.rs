@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::doctor::Silence;
+use super::end;
 use super::listen::{ListenOptions, Listener};
 use super::report::{self, Report, Standing};
-use super::tally::{self, HOST_DROPS_TEXT, HostDrops, Loss, dropped_fields, sender_fields};
-use super::{end, notices};
+use super::tally::{self, Loss, dropped_fields, sender_fields};
+use super::telling::Telling;
 use crate::digest::zero_block_value;
 use crate::failure::{Exit, Failure};
 use crate::limits::{BLOCK_SIZE, HEADER_SIZE};
@@ -63,9 +63,7 @@ pub fn discard(options: &DiscardOptions, report: &mut Report) -> Result<Exit, Fa
         tally: Tally::default(),
         shown: Shown { at: now, bytes: 0 },
         started: now,
-        drops: HostDrops { at: now, buffers: 0 },
-        said_host_drops: false,
-        silence: Silence::default(),
+        telling: Telling::new(now),
     };
     let outcome = measurement.run();
     measurement.finish(outcome)
@@ -152,9 +150,7 @@ struct Measurement<'a> {
     tally: Tally,
     shown: Shown,
     started: Time,
-    drops: HostDrops,
-    said_host_drops: bool,
-    silence: Silence,
+    telling: Telling,
 }
 
 impl Measurement<'_> {
@@ -171,9 +167,7 @@ impl Measurement<'_> {
             let now = clock::now();
             self.tally.take(&mut self.receiver, now, self.listener.datagrams());
             has_worked = self.work(now);
-            if self.drops.is_due(now) {
-                self.end_drops_interval(now);
-            }
+            self.telling.count_host_drops(now, &mut self.receiver, &self.listener);
             self.receiver.handle_timeout(now);
             if let Some(outcome) = self.act(now) {
                 return Ok(outcome);
@@ -226,24 +220,11 @@ impl Measurement<'_> {
         self.report.event("manifest", fields, Some(line));
     }
 
-    fn end_drops_interval(&mut self, now: Time) {
-        self.receiver.handle_host_drops(self.drops.end_interval(now, self.listener.dropped_buffers()));
-    }
-
     fn tell(&mut self, now: Time) {
         while let Some(notice) = self.receiver.poll_notice() {
-            self.silence.note(&notice, || self.listener.subject());
-            if let Some((kind, text)) = notices::words(&notice, "see --max-size") {
-                self.report.notice(kind, &text);
-            }
+            self.telling.notice(&notice, "see --max-size", &self.listener, self.report);
         }
-        self.silence.tell(&self.listener, self.report);
-        if self.listener.dropped_buffers() > 0 && !self.said_host_drops {
-            self.said_host_drops = true;
-            self.report.notice("warning", HOST_DROPS_TEXT);
-        }
-        self.report.metrics(now, |out| tally::metrics_of(out, &self.receiver, self.listener.dropped_buffers()));
-        if self.report.is_due(now) && self.receiver.manifest().is_some() {
+        if self.telling.tell(now, &self.receiver, &self.listener, self.report) {
             self.show_progress(now);
         }
     }
@@ -289,7 +270,7 @@ impl Measurement<'_> {
     fn finish(mut self, outcome: Result<Outcome, Failure>) -> Result<Exit, Failure> {
         self.report.clear();
         let now = clock::now();
-        self.end_drops_interval(now);
+        self.telling.end_drops_interval(now, &mut self.receiver, &self.listener);
         self.report.last_metrics(|out| tally::metrics_of(out, &self.receiver, self.listener.dropped_buffers()));
         let text = self.tally.text(now, &Loss::of(self.receiver.senders()));
         let result = match outcome {

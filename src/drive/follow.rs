@@ -156,18 +156,7 @@ mod tests {
     use super::*;
 
     fn eth0(addresses: &[&str]) -> Interface {
-        Interface {
-            name: "eth0".into(),
-            index: 2,
-            mtu: 1500,
-            up: true,
-            running: true,
-            multicast: true,
-            loopback: false,
-            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
-            speed_bps: None,
-            wireless: false,
-        }
+        Interface::ethernet("eth0", 2, addresses)
     }
 
     fn text(change: Change) -> String {

@@ -3,7 +3,6 @@
 
 mod options;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,23 +11,23 @@ use serde_json::{Value, json};
 
 pub(super) use self::options::FetchTerms;
 pub use self::options::ReceiveFileOptions;
-use super::doctor::Silence;
 use super::listen::Listener;
 use super::printer::Printer;
 use super::report::{self, Report, Standing};
 use super::slot_map::SlotMap;
-use super::tally::{self, HOST_DROPS_TEXT, HostDrops, Loss, Rate, dropped_fields, sender_fields};
+use super::tally::{self, Loss, Rate, dropped_fields, sender_fields};
+use super::telling::Telling;
 use super::trusted;
 use super::unreadable::Unreadable;
 use super::workers::{Done, Workers};
-use super::{destination, notices, runs};
+use super::{destination, runs};
 use crate::failure::{Exit, Failure, shown};
 use crate::limits::{FETCH_ACCEPT_TIME_MAX, FETCH_ACCEPT_TIME_MIN, FETCH_DATAGRAM_COUNT_VAIN};
 use crate::manifest::Manifest;
 use crate::object::block_size;
 use crate::receiver::{Action, DropReason, GiveUp, Kept, Notice, Receiver, ReceiverConfig, SlotMemory, Work};
 use crate::sys::{Output, StopSignal, Target, clock, signals};
-use crate::types::{BlockIndex, Digest, SymbolSize, Time};
+use crate::types::{BlockIndex, SymbolSize, Time};
 
 /// Between two looks at signals while nothing comes.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -83,16 +82,13 @@ fn run<'a>(
         target: None,
         workers: None,
         memory: runs::Memory::default(),
-        values: BTreeMap::new(),
         started: now,
         accepted: now,
         last_symbol: now,
         rate: Rate { at: now, held: 0, bits_per_second: 0.0 },
         room_looked_at: now,
-        said_host_drops: false,
         unreadable: Unreadable::default(),
-        silence: Silence::default(),
-        drops: HostDrops { at: now, buffers: 0 },
+        telling: Telling::new(now),
     };
     let outcome = transfer.run();
     transfer.finish(outcome)
@@ -119,18 +115,14 @@ struct Transfer<'a> {
     target: Option<Arc<Target>>,
     workers: Option<Workers>,
     memory: runs::Memory,
-    /// The values of blocks that have just been written as a whole.
-    values: BTreeMap<BlockIndex, Digest>,
     started: Time,
     accepted: Time,
     /// When the last symbol came that was of use: what is left from then on is decoding and verifying.
     last_symbol: Time,
     rate: Rate,
     room_looked_at: Time,
-    said_host_drops: bool,
-    drops: HostDrops,
     unreadable: Unreadable,
-    silence: Silence,
+    telling: Telling,
 }
 
 impl Transfer<'_> {
@@ -152,7 +144,7 @@ impl Transfer<'_> {
             }
             self.memory.assembly.tick(now);
             self.work(now)?;
-            self.count_host_drops(now);
+            self.telling.count_host_drops(now, &mut self.receiver, &self.listener);
             self.look_for_room(now);
             self.receiver.handle_timeout(now);
             if let Some(outcome) = self.act(now)? {
@@ -185,7 +177,7 @@ impl Transfer<'_> {
         while let Some(done) = self.workers.as_mut().and_then(Workers::take) {
             self.take_done(now, done)?;
         }
-        self.give_work(now);
+        self.give_work();
         self.printer.as_mut().map_or(Ok(()), |printer| printer.advance(&self.receiver))
     }
 
@@ -193,7 +185,12 @@ impl Transfer<'_> {
         match done {
             Done::Stored(assembled, value, Ok(())) => {
                 self.receiver.handle_stored(&assembled.stores);
-                self.values.extend(value.map(|value| (assembled.block, value)));
+                if let Some(value) = value
+                    && self.receiver.take_hash_work(assembled.block)
+                {
+                    // Nothing else has been written to the block since.
+                    self.receiver.handle_hashed(now, assembled.block, Some(value));
+                }
                 self.memory.assembly.reuse(assembled);
             }
             Done::Hashed(block, Ok(value)) => {
@@ -228,21 +225,14 @@ impl Transfer<'_> {
         target.require_kept(block.offset(), size).map_err(|error| disk_failure("read", &self.target, &error))
     }
 
-    fn give_work(&mut self, now: Time) {
+    fn give_work(&mut self) {
         let Some(workers) = &mut self.workers else { return };
         while let Some(assembled) = self.memory.assembly.next() {
             workers.give_assembled(assembled);
         }
-        // Blocks whose values are known need no room.
-        while (workers.asks_for_work() || !self.values.is_empty())
+        while workers.asks_for_work()
             && let Some(work) = self.receiver.poll_work()
         {
-            if let Work::Hash { block, .. } = work
-                && let Some(value) = self.values.remove(&block)
-            {
-                self.receiver.handle_hashed(now, block, Some(value));
-                continue;
-            }
             let kept = match work {
                 Work::Decode { block, kept: Some(esi), .. } => {
                     self.memory.kept.take(Kept { block, esi }).map(|payload| (esi, payload))
@@ -252,14 +242,12 @@ impl Transfer<'_> {
             workers.give(work, kept);
         }
         workers.discard_decoded();
-        // A value holds for as long as nothing else is written to its block: for no longer than this.
-        self.values.clear();
     }
 
     /// Has everything written that is in memory only, so that it outlives the program.
     fn flush(&mut self) -> Result<(), Failure> {
         self.memory.assembly.give_up();
-        self.give_work(clock::now());
+        self.give_work();
         while !self.memory.assembly.is_idle()
             && let Some(done) = self.workers.as_mut().and_then(Workers::wait)
         {
@@ -357,16 +345,6 @@ impl Transfer<'_> {
         }
     }
 
-    fn count_host_drops(&mut self, now: Time) {
-        if self.drops.is_due(now) {
-            self.end_drops_interval(now);
-        }
-    }
-
-    fn end_drops_interval(&mut self, now: Time) {
-        self.receiver.handle_host_drops(self.drops.end_interval(now, self.listener.dropped_buffers()));
-    }
-
     /// Says what there is to say.
     fn tell(&mut self, now: Time) {
         while let Some(notice) = self.receiver.poll_notice() {
@@ -374,18 +352,9 @@ impl Transfer<'_> {
             if matches!(notice, Notice::BlockFailed(_)) && failed > FAILED_BLOCKS_TOLD {
                 continue;
             }
-            self.silence.note(&notice, || self.listener.subject());
-            if let Some((kind, text)) = notices::words(&notice, self.output.limits()) {
-                self.report.notice(kind, &text);
-            }
+            self.telling.notice(&notice, self.output.limits(), &self.listener, self.report);
         }
-        self.silence.tell(&self.listener, self.report);
-        if self.listener.dropped_buffers() > 0 && !self.said_host_drops {
-            self.said_host_drops = true;
-            self.report.notice("warning", HOST_DROPS_TEXT);
-        }
-        self.report.metrics(now, |out| tally::metrics_of(out, &self.receiver, self.listener.dropped_buffers()));
-        if self.report.is_due(now) && self.receiver.manifest().is_some() {
+        if self.telling.tell(now, &self.receiver, &self.listener, self.report) {
             self.show_progress(now);
         }
     }
@@ -435,7 +404,7 @@ impl Transfer<'_> {
     fn finish(mut self, outcome: Result<Outcome, Failure>) -> Result<Exit, Failure> {
         self.report.clear();
         let verified = clock::now();
-        self.end_drops_interval(verified);
+        self.telling.end_drops_interval(verified, &mut self.receiver, &self.listener);
         self.report.last_metrics(|out| tally::metrics_of(out, &self.receiver, self.listener.dropped_buffers()));
         let result = match outcome.and_then(|outcome| self.flush().map(|()| outcome)) {
             Ok(Outcome::Verified) => self.commit(),

@@ -36,6 +36,25 @@ pub struct Interface {
     pub wireless: bool,
 }
 
+#[cfg(test)]
+impl Interface {
+    /// A network card that is in order, for tests.
+    pub(crate) fn ethernet(name: &str, index: u32, addresses: &[&str]) -> Self {
+        Self {
+            name: name.into(),
+            index,
+            mtu: 1500,
+            up: true,
+            running: true,
+            multicast: true,
+            loopback: false,
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            speed_bps: None,
+            wireless: false,
+        }
+    }
+}
+
 /// All interfaces of this network namespace, those without addresses included, sorted by index.
 ///
 /// # Errors
