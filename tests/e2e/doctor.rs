@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::files::{Content, MIB, make};
 use crate::lab::{Family, Host, Lab, succeed};
-use crate::run::{Process, Program, receive_until, serve, text};
+use crate::run::{Process, Program, count, receive_until, serve, text};
 use crate::wiring::wait_until;
 
 const IOTUP: &str = env!("CARGO_BIN_EXE_iotup");
@@ -391,6 +391,28 @@ fn faults_of_a_server_are_named_and_mended() {
         assert!(sending(words).findings().iter().all(|finding| finding["status"] != "FAIL"), "{breaks}");
         shell(&host, "nft flush ruleset");
     }
+}
+
+/// What the doctor sends to try the firewall must not reach receivers, and not even the network.
+#[test]
+fn nothing_of_what_a_server_would_send_leaves_the_host() {
+    let mut lab = Lab::new();
+    let host = lab.host();
+    lab.disable_offloads(&host);
+    let sent = lab.count_departures(&host);
+    for family in Family::BOTH {
+        for group in [family.group(), family.ssm_group()] {
+            Diagnosis::of(host.command(IOTUP), &["--send", "--rate", "100M", group]).is_all_ok();
+        }
+    }
+    let source = make(&lab, "source", Content::Random { size: 1000, seed: 1 });
+    let server = serve(&lab, &host, &source, Family::V4.group(), &["--rate", "1M", "--cycles", "1"]).wait();
+    // What the server sent, and nothing before it.
+    let packet_count =
+        ["data", "outside", "manifest", "hashes"].map(|kind| count(server.end(), kind)).iter().sum::<u64>();
+    assert!(packet_count > 0);
+    wait_until("the server's packets are counted", || sent.packets() >= packet_count);
+    assert_eq!(sent.packets(), packet_count);
 }
 
 #[test]
