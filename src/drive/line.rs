@@ -226,7 +226,7 @@ impl Line {
     }
 
     /// Sends a burst, and leaves it with a buffer to compose the next one in. `false` if the kernel takes nothing for now: the caller
-    /// is to look around and call again with the same burst. Never waits longer than about 100 ms.
+    /// is to look around and call again with the same burst. Waits a quarter of a second at most, or so.
     pub(super) fn send(&mut self, burst: &mut Burst) -> Result<bool, Failure> {
         let mut is_taken = false;
         if matches!(self.engine, Engine::Uring(_)) {

@@ -20,7 +20,7 @@ impl Unreadable {
     /// # Errors
     /// `error`, if there is no point in trying again.
     pub(super) fn note(&mut self, block: BlockIndex, error: io::Error) -> io::Result<()> {
-        if error.raw_os_error() != Some(libc::EIO) {
+        if !error.raw_os_error().is_some_and(is_of_the_medium) {
             return Err(error);
         }
         if self.0.len() >= BLOCK_COUNT_MAX && !self.0.contains_key(&block) {
@@ -30,6 +30,12 @@ impl Unreadable {
         *times += 1;
         if *times > TIMES_MAX { Err(error) } else { Ok(()) }
     }
+}
+
+/// Whether it is the medium that fails, and perhaps in one place only: what a file system says, and what the block layer says of sectors that cannot
+/// be read or do not match their checksums (block/blk-core.c, blk_errors).
+fn is_of_the_medium(number: i32) -> bool {
+    matches!(number, libc::EIO | libc::ENODATA | libc::EILSEQ)
 }
 
 #[cfg(test)]
@@ -44,7 +50,9 @@ mod tests {
     fn block_is_tried_three_times() {
         let mut unreadable = Unreadable::default();
         assert!((0..3).all(|_| unreadable.note(BlockIndex(7), failed(libc::EIO)).is_ok()));
-        assert!(unreadable.note(BlockIndex(8), failed(libc::EIO)).is_ok());
+        assert!(unreadable.note(BlockIndex(8), failed(libc::ENODATA)).is_ok());
+        assert!(unreadable.note(BlockIndex(9), failed(libc::EILSEQ)).is_ok());
+        assert!(unreadable.note(BlockIndex(10), failed(libc::ENODEV)).is_err());
         assert!(unreadable.note(BlockIndex(7), failed(libc::EIO)).is_err());
     }
 

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
+use super::slot_file::allocate;
+
 /// Words of 64 bits, all 0 at first.
 #[derive(Debug)]
 pub struct Scratch {
@@ -113,10 +115,9 @@ impl ScratchSlots {
 
 fn mapped(folder: &Path, size: Option<u64>) -> io::Result<MmapRaw> {
     let file = unnamed(folder)?;
-    let size = size.and_then(|size| i64::try_from(size).ok());
     let size = size.ok_or_else(|| io::Error::from_raw_os_error(libc::EFBIG))?;
     // Room is taken now: to run out of it later would kill the program (SIGBUS).
-    nix::fcntl::posix_fallocate(&file, 0, size)?;
+    allocate(&file, size)?;
     MmapOptions::new().map_raw(&file)
 }
 

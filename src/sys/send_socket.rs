@@ -19,6 +19,8 @@ use crate::failure::{Exit, Failure};
 
 /// Messages handed to the kernel by one call at most.
 pub(super) const MESSAGE_COUNT_MAX: usize = 128;
+/// The same, where each is one datagram: each may have to wait.
+const SINGLE_COUNT_MAX: usize = 16;
 /// Bytes of the send buffer that are asked for: some bursts wait there while the interface's queue is full.
 const SOCKET_SEND_BUFFER_SIZE: c_int = 4 << 20;
 /// Bytes that the error queue may hold. The kernel doubles it.
@@ -177,7 +179,8 @@ impl SendSocket {
     }
 
     /// Sends as many of `messages` as one system call takes, in order, and returns how many those are: at most 128, and 0
-    /// only if there are none or a signal came first. Waits while the send buffer is full, for 10 ms at most.
+    /// only if there are none or a signal came first. Waits while the send buffer is full, for 10 ms at most for each message; without
+    /// [`gso`](Self::gso), when many messages wait behind one another, those are 16 at most.
     ///
     /// # Errors
     /// What the kernel says of the first message; none has then been sent. [`io::ErrorKind::WouldBlock`] if the send buffer was
@@ -186,7 +189,8 @@ impl SendSocket {
     /// # Panics
     /// If a message is not within what is lent, or holds several datagrams without [`gso`](Self::gso).
     pub fn send_lent(&mut self, lent: &Lent<'_>, messages: &[Message]) -> io::Result<usize> {
-        let messages = &messages[..messages.len().min(MESSAGE_COUNT_MAX)];
+        let count_max = if self.gso { MESSAGE_COUNT_MAX } else { SINGLE_COUNT_MAX };
+        let messages = &messages[..messages.len().min(count_max)];
         assert!(self.gso || messages.iter().all(|message| message.size <= message.segment_size), "GSO is off");
         self.batch.fill(lent, messages);
         let headers = self.batch.headers.as_mut_ptr();

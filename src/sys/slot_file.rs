@@ -130,12 +130,9 @@ fn open_trusted(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Gives the file its length and its room, and empties it first if it had another length.
+/// Gives the file, which is empty or has it already, its length and its room.
 fn prepare(file: &File, size: u64) -> io::Result<()> {
     let size_before = file.metadata()?.len();
-    if size_before != size {
-        file.set_len(0)?;
-    }
     // Asked even of a file of the right length, which may be a hole: to run out of room later would tear the map.
     match allocate(file, size) {
         Err(Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS) if size_before == size => Ok(()),
@@ -144,7 +141,8 @@ fn prepare(file: &File, size: u64) -> io::Result<()> {
     }
 }
 
-fn allocate(file: &File, size: u64) -> Result<(), Errno> {
+/// posix_fallocate(3) of the first `size` bytes, as often as it is interrupted.
+pub(super) fn allocate(file: &File, size: u64) -> Result<(), Errno> {
     let size = i64::try_from(size).map_err(|_| Errno::EFBIG)?;
     loop {
         match nix::fcntl::posix_fallocate(file, 0, size) {
@@ -235,6 +233,17 @@ mod tests {
             assert_eq!(file.words().len(), after);
             assert!(file.words().iter().all(|word| word.load(Ordering::Relaxed) == 0), "{before} {after}");
         }
+    }
+
+    #[test]
+    fn words_that_are_still_mapped_do_not_reach_a_map_of_another_length() {
+        let (_folder, target, _) = folder();
+        let old = SlotFile::open(&target, COUNT).unwrap();
+        let new = SlotFile::open(&target, COUNT + 1).unwrap();
+        (0..COUNT).for_each(|index| set(&old, index, 9));
+        assert!(new.words().iter().all(|word| word.load(Ordering::Relaxed) == 0));
+        set(&new, 0, 5);
+        assert_eq!((get(&old, 0), get(&old, COUNT - 1)), (9, 9));
     }
 
     #[test]
