@@ -29,7 +29,7 @@ pub use when::When;
 
 use crate::failure::{Exit, Failure};
 use crate::limits::{MTU_MAX, PACKET_OVERHEAD, RUN_DEFAULT, RUN_MAX, SYMBOL_SIZE_MIN, VIRTUAL_SERVER_COUNT_MAX};
-use units::{parse_bytes, parse_duration, parse_fec, parse_packet_delay, parse_percent, parse_rate};
+use units::{parse_bytes, parse_duration, parse_fec, parse_packet_delay, parse_percent, parse_rate, parse_window};
 
 /// The smallest MTU with room for the smallest symbol behind IPv6, UDP and packet headers.
 const MTU_MIN: i64 = PACKET_OVERHEAD as i64 + SYMBOL_SIZE_MIN as i64;
@@ -81,7 +81,7 @@ pub struct ServerArgs {
     pub run: u16,
     /// How much of the file to send before going on, with --fec: no more than receivers can cache; whole MiB (default: all up to 1G,
     /// else 256M)
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_window)]
     pub window: Option<ByteCount>,
     /// End after so many passes over the file and its repair symbols (default: never)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -103,7 +103,8 @@ pub struct ServerArgs {
     /// (auto: where that is measured at the start; not below 1 Gbit/s)
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = ImageArg::Off)]
     pub image: ImageArg,
-    /// Where to keep digests of files, so that they need not be read again (default: the user's cache folder)
+    /// Where to keep digests of files, so that they need not be read again, and meanwhile repair symbols, hashes and the packet image
+    /// (default: the user's cache folder)
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
     /// Where to announce what is sent, for receivers that wait for it (iotupc --watch): a group, and perhaps a port; off: nowhere
@@ -580,6 +581,7 @@ mod tests {
             ["--image", "maybe"],
             ["--run", "2049"],
             ["--window", "x"],
+            ["--window", "0"],
         ] {
             assert!(server(&["file", "239.1.1.1", bad[0], bad[1]]).is_err(), "{bad:?}");
         }

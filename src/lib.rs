@@ -68,6 +68,11 @@
 //! | `.NAME.part` | the object as far as it has come, repair symbols among it | nothing, until a block's digest is right |
 //! | `.NAME.slots` | which symbol is in which slot, and its hash (`receiver`, module `slots`) | nothing: it says where to look |
 //! | `.NAME.object` | which object the two belong to (`sys::target`) | only to set them aside |
+//! | `.NAME.ID.part`, `.NAME.ID.slots` | the same of another object, set aside until that comes back | the same |
+//! | `.NAME.object.new` | for a moment, the next `.NAME.object` | never read |
+//! | the one of `--state-file` | the last version that was taken (`drive::state_file`) | that older versions are old |
+//! | digests, in the cache folder | what a server's files were when they were read (`drive::digest_file`) | while the file has not changed |
+//! | `lock`, with `--watch`, in `--state-dir` | nothing: it is locked | |
 //! | `journal`, with `--watch`, in `--state-dir` | the last version that is done, and what is in place and not done (`agent`) | that older versions are old; what is in place, when its digest is right |
 //! | the device, with `--device` | the same as in the `.part` | the same |
 //! | `.KERNELNAME.slots`, with `--state-dir` | the same as in `.NAME.slots` | nothing |

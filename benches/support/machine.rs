@@ -9,7 +9,10 @@ use std::process::Command;
 pub(crate) fn describe(interface: &str) -> Vec<String> {
     vec![
         format!("machine: {}", machine()),
-        format!("kernel: Linux {}", read("/proc/sys/kernel/osrelease").unwrap_or_else(unknown)),
+        format!(
+            "kernel: Linux {}",
+            read("/proc/sys/kernel/osrelease").map_or_else(unknown, |release| version_of(&release))
+        ),
         format!("interface: {}", describe_interface(interface)),
         format!("offloads: {}", offloads(interface)),
     ]
@@ -24,6 +27,11 @@ fn read(path: impl AsRef<Path>) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     let text = text.trim_end_matches('\0').trim();
     (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// The numbers of a kernel's release, without what its builder has added.
+fn version_of(release: &str) -> String {
+    release.split(|letter: char| !letter.is_ascii_digit() && letter != '.').next().unwrap_or_default().to_owned()
 }
 
 fn machine() -> String {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::limits::{FEC_PERCENT_MAX, OBJECT_SIZE_MAX, PKT_DELAY_MAX};
+use crate::limits::{BLOCK_SIZE, FEC_PERCENT_MAX, OBJECT_SIZE_MAX, PKT_DELAY_MAX};
 use crate::types::RateBps;
 
 /// How fast to send.
@@ -113,6 +113,13 @@ pub(super) fn parse_bytes(text: &str) -> Result<ByteCount, String> {
     if bytes > OBJECT_SIZE_MAX { Err("a size is less than 256 TiB".into()) } else { Ok(ByteCount(bytes)) }
 }
 
+pub(super) fn parse_window(text: &str) -> Result<ByteCount, String> {
+    match parse_bytes(text)? {
+        ByteCount(size) if size < BLOCK_SIZE => Err("a window is at least 1M".into()),
+        size => Ok(size),
+    }
+}
+
 pub(super) fn parse_percent(text: &str) -> Result<Percent, String> {
     let number = text.strip_suffix('%').unwrap_or(text);
     let ppm = scaled(number, 10_000).and_then(|ppm| u32::try_from(ppm).ok()).filter(|&ppm| ppm < 1_000_000);
@@ -171,6 +178,8 @@ mod tests {
         assert_eq!(parse_bytes("1.5MiB"), Ok(ByteCount(3 << 19)));
         assert_eq!(parse_bytes("1GB"), Ok(ByteCount(1_000_000_000)));
         assert!(["1Q", "-1", "256T"].iter().all(|bad| parse_bytes(bad).is_err()));
+        assert_eq!(parse_window("1M"), Ok(ByteCount(1 << 20)));
+        assert!(["0", "1023K", "256T"].iter().all(|bad| parse_window(bad).is_err()));
     }
 
     #[test]

@@ -50,6 +50,7 @@ cases! { COMMAND_LINE:
     half_a_percent_of_repair "" "iotupd --fec 12.5% file 239.77.1.1" => 64 "12.5% is not a whole number of percent";
     run_of_nothing "" "iotupd --run 0 file 239.77.1.1" => 64 "0 is not in 1..=";
     window_too_large "" "iotupd --window 300T file 239.77.1.1" => 64 "a size is less than 256 TiB";
+    window_of_nothing "" "iotupd --window 0 file 239.77.1.1" => 64 "a window is at least 1M";
     no_virtual_server "" "iotupd --virtual-servers 0 file 239.77.1.1" => 64 "0 is not in 1..=";
     offset_of_the_whole "" "iotupd --start-offset 100% file 239.77.1.1" => 64 "100% is not from 0% to less than 100%";
     no_cycle "" "iotupd --cycles 0 file 239.77.1.1" => 64 "0 is not in 1..";

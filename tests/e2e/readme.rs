@@ -50,7 +50,7 @@ impl Shell {
         // The last command of the line becomes the process that is waited for and signalled, unless the line itself has several words of
         // the shell's.
         let exec = if line.starts_with("iotup") && !line.contains('|') { "exec " } else { "" };
-        let script = format!("{before} cd {folder}; export HOME={folder} PATH={programs}:$PATH; {exec}{line}");
+        let script = format!("{before} cd '{folder}'; export HOME='{folder}' PATH='{programs}':$PATH; {exec}{line}");
         let mut command = self.host.command("sh");
         command.args(["-e", "-c", &script]);
         command
