@@ -43,6 +43,7 @@ pub mod source_file;
 pub mod tap;
 #[allow(unsafe_code)]
 pub mod target;
+mod unnamed;
 #[allow(unsafe_code)]
 #[cfg(feature = "sender")]
 pub mod uring_socket;

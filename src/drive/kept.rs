@@ -10,19 +10,25 @@ use crate::receiver::{Kept, Receiver};
 pub(super) struct KeptSymbols {
     payloads: BTreeMap<Kept, Vec<u8>>,
     size: usize,
+    /// Symbols to refuse before it is worth looking again for what is no longer of use.
+    refusals_left: usize,
 }
 
 impl KeptSymbols {
     /// Keeps a copy of a payload. Whether there is room, after what is no longer of use has been dropped.
     pub(super) fn keep(&mut self, receiver: &Receiver, kept: Kept, payload: &[u8]) -> bool {
-        if self.size + payload.len() > KEPT_SIZE_MAX {
+        if self.size + payload.len() > KEPT_SIZE_MAX && self.refusals_left == 0 {
             self.payloads.retain(|&old, _| receiver.keeps(old));
             self.size = self.payloads.values().map(Vec::len).sum();
+            // So a look costs no more for each packet than the packet itself.
+            self.refusals_left = self.payloads.len();
         }
         let has_room = self.size + payload.len() <= KEPT_SIZE_MAX;
         if has_room {
             let replaced = self.payloads.insert(kept, payload.to_vec());
             self.size = self.size + payload.len() - replaced.map_or(0, |old| old.len());
+        } else {
+            self.refusals_left = self.refusals_left.saturating_sub(1);
         }
         has_room
     }
@@ -60,6 +66,10 @@ mod tests {
         assert!(symbols.keep(&receiver, first, &payload[1..]), "one that comes again replaces the one before");
         assert_eq!((symbols.take(first).unwrap().len(), symbols.size), (8895, 8896));
         assert_eq!(symbols.take(first), None);
+        // It has just been looked at, and all were of use.
+        (symbols.size, symbols.refusals_left) = (KEPT_SIZE_MAX, 2);
+        let kept = [(); 3].map(|()| symbols.keep(&receiver, first, &payload));
+        assert_eq!((kept, symbols.size), ([false, false, true], 8896), "not looked at again for each");
         assert!(!symbols.keep(&receiver, first, &vec![0; KEPT_SIZE_MAX + 1]));
     }
 }

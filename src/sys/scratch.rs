@@ -1,15 +1,14 @@
 //! Memory that the kernel may put away: a mapped file without a name, so that what is large and can be computed again does not count
 //! as the program's own memory.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
 use super::slot_file::allocate;
+use super::unnamed;
 
 /// Words of 64 bits, all 0 at first.
 #[derive(Debug)]
@@ -114,7 +113,7 @@ impl ScratchSlots {
 }
 
 fn mapped(folder: &Path, size: Option<u64>) -> io::Result<MmapRaw> {
-    let file = unnamed(folder)?;
+    let file = unnamed::file_in(folder)?;
     let size = size.ok_or_else(|| io::Error::from_raw_os_error(libc::EFBIG))?;
     // Room is taken now: to run out of it later would kill the program (SIGBUS).
     allocate(&file, size)?;
@@ -129,10 +128,6 @@ fn mapped(folder: &Path, size: Option<u64>) -> io::Result<MmapRaw> {
 pub fn free_space(folder: &Path) -> io::Result<u64> {
     let state = nix::sys::statvfs::statvfs(folder)?;
     Ok(u64::from(state.blocks_available()).saturating_mul(u64::from(state.fragment_size())))
-}
-
-fn unnamed(folder: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(folder)
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
 //! What goes to standard output: kept in a file without a name, because symbols come in any order, until the blocks before it have
 //! been printed. The file is gone with the program, whatever ends that.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, IoSlice};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::{assert_within, punch, write_parts, write_zeroes};
 use crate::failure::{Exit, Failure, shown};
+use crate::sys::unnamed;
 
 /// Bytes on their way to standard output.
 #[derive(Debug)]
@@ -23,7 +24,7 @@ impl Spool {
     /// # Errors
     /// [`Exit::CannotCreate`].
     pub fn create(folder: &Path, size: u64) -> Result<Self, Failure> {
-        let file = unnamed(folder)?;
+        let file = create(folder)?;
         file.set_len(size).map_err(|error| Failure::io(Exit::CannotCreate, create_what(folder), &error))?;
         Ok(Self { file, size, folder: folder.to_owned() })
     }
@@ -33,7 +34,7 @@ impl Spool {
     /// # Errors
     /// [`Exit::CannotCreate`].
     pub fn check(folder: &Path) -> Result<(), Failure> {
-        unnamed(folder).map(drop)
+        create(folder).map(drop)
     }
 
     pub(super) fn write_run(&self, offset: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
@@ -64,9 +65,8 @@ impl Spool {
     }
 }
 
-fn unnamed(folder: &Path) -> Result<File, Failure> {
-    let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(folder);
-    file.map_err(|error| {
+fn create(folder: &Path) -> Result<File, Failure> {
+    unnamed::file_in(folder).map_err(|error| {
         let failure = Failure::io(Exit::CannotCreate, create_what(folder), &error);
         failure.remedy("name a folder for it by --spool-dir")
     })
