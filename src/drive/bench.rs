@@ -52,6 +52,12 @@ impl Way {
         Ok(Self { interface: choose::interface(Some(interface), None)?, group })
     }
 
+    /// The longest IP packet that goes this way, in bytes.
+    #[must_use]
+    pub fn mtu(&self) -> u32 {
+        self.interface.mtu
+    }
+
     fn socket(&self) -> Result<SendSocket, Failure> {
         SendSocket::open(&SendOptions {
             group: self.group,
