@@ -281,6 +281,9 @@ impl Worker<'_> {
         let value = whole.map(|bytes| block_value(assembled.object_size, assembled.block, bytes));
         // Writes to one file wait for one another, and a processor while they do.
         let turn = self.writing.lock().expect("no holder panics");
+        if let Some(bytes) = whole {
+            self.target.expect(assembled.block.offset(), bytes.len() as u64);
+        }
         let written = assembled.runs().try_for_each(|(offset, run)| self.target.write_run(offset, &[run]));
         drop(turn);
         Done::Stored(assembled, value, written)

@@ -1,4 +1,4 @@
-//! The clocks, and waiting for one of them: the only place that reads either.
+//! The clocks, and waiting for one of them: the only place that reads any.
 
 use std::time::Duration;
 
@@ -24,6 +24,15 @@ pub fn now() -> Time {
 #[must_use]
 pub fn unix_seconds() -> u64 {
     clock_gettime(ClockId::CLOCK_REALTIME).map_or(0, |time| u64::try_from(time.tv_sec()).unwrap_or(0))
+}
+
+/// What the calling thread has used of a processor until now.
+///
+/// # Panics
+/// If the kernel does not keep account of that.
+#[must_use]
+pub(super) fn processor_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("every Linux keeps account of threads").into()
 }
 
 /// Sleeps until `deadline`; returns early when a signal arrives, at once when `deadline` has passed.

@@ -9,6 +9,7 @@
 
 mod device;
 mod file;
+mod large_pages;
 pub(super) mod part;
 mod spool;
 
@@ -81,6 +82,14 @@ impl Target {
             Self::File(file) => file.write_run(offset, parts),
             Self::Device(device) => device.write_run(offset, parts),
             Self::Spool(spool) => spool.write_run(offset, parts),
+        }
+    }
+
+    /// All bytes of a range are about to be written.
+    pub fn expect(&self, offset: u64, size: u64) {
+        match self {
+            Self::File(file) => file.expect(offset, size),
+            Self::Device(_) | Self::Spool(_) => {}
         }
     }
 

@@ -26,6 +26,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, Flock, PosixFadviseAdvice, posix_fadvise};
 use nix::unistd::{AccessFlags, faccessat, geteuid};
 
+use super::large_pages::LargePages;
 use super::part::{self, Other, Part, Record, create_what, rename_to_new};
 use super::{Created, allocate, assert_within, punch, write_parts, write_zeroes};
 use crate::failure::{Exit, Failure, shown};
@@ -41,6 +42,8 @@ pub struct PartFile {
     file: Flock<File>,
     size: u64,
     room: Room,
+    /// Where the file is in memory.
+    large_pages: Option<LargePages>,
     part: PathBuf,
     path: PathBuf,
     existing: Existing,
@@ -169,10 +172,12 @@ impl PartFile {
         if !reused || size_before != size {
             file.set_len(size).map_err(refused)?;
         }
-        let room = Room::new(size);
+        let (room, is_in_memory) = (Room::new(size), is_in_memory(&file));
         // In memory there are no extents to keep together, and to take a page is to fill it with zeroes once more.
-        room.is_supported.store(!is_in_memory(&file), Ordering::Relaxed);
-        let target = Self { file, size, room, part: part_path, path: path.to_owned(), existing: Existing::Replace };
+        room.is_supported.store(!is_in_memory, Ordering::Relaxed);
+        let large_pages = is_in_memory.then(|| LargePages::new(size));
+        let (path, existing) = (path.to_owned(), Existing::Replace);
+        let target = Self { file, size, room, large_pages, part: part_path, path, existing };
         Ok(Created { target, reused: reused && size > 0, set_aside })
     }
 
@@ -188,6 +193,14 @@ impl PartFile {
         assert_within(self.size, offset, size);
         self.take_room(offset, size)?;
         write_parts(&self.file, offset, parts)
+    }
+
+    /// All bytes of a range are about to be written: takes its room as it is cheapest to write to. Whether there is room is for the
+    /// writes to find out.
+    pub fn expect(&self, offset: u64, size: u64) {
+        if let Some(large_pages) = &self.large_pages {
+            large_pages.make(&self.file, offset, size);
+        }
     }
 
     /// Fills `out` from the bytes at `offset`.
@@ -209,6 +222,9 @@ impl PartFile {
         assert_within(self.size, offset, size);
         if size == 0 {
             return Ok(());
+        }
+        if let Some(large_pages) = &self.large_pages {
+            large_pages.leave(offset, size);
         }
         if punch(&self.file, offset, size).is_ok() {
             self.room.blocks(offset, size).for_each(|block| self.room.forget(block));
