@@ -13,6 +13,8 @@ pub mod error_queue;
 pub mod firewall;
 #[allow(unsafe_code)]
 pub mod interface;
+#[allow(unsafe_code)]
+mod large_pages;
 pub mod link_watch;
 #[allow(unsafe_code)]
 mod membership;

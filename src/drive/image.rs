@@ -68,8 +68,8 @@ impl Image {
         let (cycle_length, slot_size) = (carousel.cycle_length(), slot_size(carousel));
         let slot_count = count.min(cycle_length);
         let too_large = || io::Error::from_raw_os_error(libc::EFBIG);
-        let slots = ScratchSlots::new(folder, usize::try_from(slot_count).map_err(|_| too_large())?, slot_size)?;
-        slots.prefer_large_pages();
+        let slot_total = usize::try_from(slot_count).map_err(|_| too_large())?;
+        let slots = ScratchSlots::in_large_pages(folder, slot_total, slot_size)?;
         Ok(Self { slots: Arc::new(slots), slot_size, slot_count, first, cycle_length })
     }
 

@@ -411,6 +411,9 @@ impl<'a> VirtualServer<'a> {
                 WideStep::Other(step) => break Some(step),
             }
         };
+        // Those of equal size share a message.
+        let sender = &self.sender;
+        self.deferred.sort_by_key(|outgoing| std::cmp::Reverse(sender.packet_size(outgoing)));
         for place in 0..self.deferred.len() {
             self.push(&self.deferred[place].clone());
         }

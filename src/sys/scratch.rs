@@ -5,15 +5,14 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use memmap2::{Advice, MmapOptions, MmapRaw};
-
+use super::large_pages::AlignedMap;
 use super::slot_file::allocate;
-use super::unnamed;
+use super::{large_pages, unnamed};
 
 /// Words of 64 bits, all 0 at first.
 #[derive(Debug)]
 pub struct Scratch {
-    map: MmapRaw,
+    map: AlignedMap,
 }
 
 impl Scratch {
@@ -22,8 +21,8 @@ impl Scratch {
     /// # Errors
     /// What the kernel says: the folder cannot be written to, or there is no room.
     pub fn new(folder: &Path, count: usize) -> io::Result<Self> {
-        let size = count.max(1).checked_mul(8).and_then(|size| u64::try_from(size).ok());
-        Ok(Self { map: mapped(folder, size)? })
+        let size = count.max(1).checked_mul(8);
+        Ok(Self { map: mapped(folder, size, Pages::Any)? })
     }
 
     /// The words.
@@ -39,7 +38,7 @@ impl Scratch {
 /// Slots of bytes, each of which is filled once, by one thread, and read by any number of them from then on.
 #[derive(Debug)]
 pub struct ScratchSlots {
-    map: MmapRaw,
+    map: AlignedMap,
     slot_size: usize,
     states: Box<[AtomicU8]>,
 }
@@ -55,8 +54,21 @@ impl ScratchSlots {
     /// # Errors
     /// What the kernel says: the folder cannot be written to, or there is no room.
     pub fn new(folder: &Path, count: usize, slot_size: usize) -> io::Result<Self> {
-        let size = count.checked_mul(slot_size).and_then(|size| u64::try_from(size.max(1)).ok());
-        Ok(Self { map: mapped(folder, size)?, slot_size, states: (0..count).map(|_| AtomicU8::new(EMPTY)).collect() })
+        Self::with_pages(folder, count, slot_size, Pages::Any)
+    }
+
+    /// The same, in large pages as far as they are to be had: the kernel then finds its way to the bytes at less cost.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn in_large_pages(folder: &Path, count: usize, slot_size: usize) -> io::Result<Self> {
+        Self::with_pages(folder, count, slot_size, Pages::Large)
+    }
+
+    fn with_pages(folder: &Path, count: usize, slot_size: usize, pages: Pages) -> io::Result<Self> {
+        let size = count.checked_mul(slot_size).map(|size| size.max(1));
+        let map = mapped(folder, size, pages)?;
+        Ok(Self { map, slot_size, states: (0..count).map(|_| AtomicU8::new(EMPTY)).collect() })
     }
 
     /// Lets `fill` write to a slot that nobody has written to, and then lets everybody read it, if `fill` says that it is right;
@@ -103,21 +115,33 @@ impl ScratchSlots {
         // file has no name and no other handle: nobody can shorten it.
         Some(unsafe { std::slice::from_raw_parts(start, size) })
     }
-
-    /// Asks for large pages, where the file system has them: the kernel then finds its way to the bytes at less cost. Of use before
-    /// a slot is filled.
-    pub fn prefer_large_pages(&self) {
-        // Advice alone: what it does not give is only slower.
-        let _ = self.map.advise(Advice::HugePage);
-    }
 }
 
-fn mapped(folder: &Path, size: Option<u64>) -> io::Result<MmapRaw> {
+/// What a map is made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Pages {
+    /// Pages as they come.
+    Any,
+    /// Large ones, as far as they are to be had.
+    Large,
+}
+
+fn mapped(folder: &Path, size: Option<usize>, pages: Pages) -> io::Result<AlignedMap> {
     let file = unnamed::file_in(folder)?;
-    let size = size.ok_or_else(|| io::Error::from_raw_os_error(libc::EFBIG))?;
+    let too_large = || io::Error::from_raw_os_error(libc::EFBIG);
+    let map_size = size.ok_or_else(too_large)?;
+    let size = u64::try_from(map_size).map_err(|_| too_large())?;
+    if pages == Pages::Large {
+        file.set_len(size)?;
+        large_pages::make_all(&file, size);
+    }
     // Room is taken now: to run out of it later would kill the program (SIGBUS).
     allocate(&file, size)?;
-    MmapOptions::new().map_raw(&file)
+    let map = AlignedMap::new(&file, 0, map_size)?;
+    if pages == Pages::Large {
+        map.prefer_large_pages();
+    }
+    Ok(map)
 }
 
 /// Bytes that an unprivileged program can still write to the file system of `folder`.
@@ -177,8 +201,7 @@ mod tests {
     #[test]
     fn bytes_of_neighbours_are_read_together_once_all_are_full() {
         let folder = tempfile::tempdir().unwrap();
-        let slots = ScratchSlots::new(folder.path(), 4, 10).unwrap();
-        slots.prefer_large_pages();
+        let slots = ScratchSlots::in_large_pages(folder.path(), 4, 10).unwrap();
         for index in [0, 1, 3] {
             slots.fill(index, |bytes| {
                 bytes.fill(index as u8);

@@ -9,7 +9,6 @@
 
 mod device;
 mod file;
-mod large_pages;
 pub(super) mod part;
 mod spool;
 
@@ -238,7 +237,7 @@ pub(super) fn write_zeroes(file: &File, offset: u64, size: u64) -> io::Result<()
 }
 
 /// fallocate(2), as often as it is interrupted.
-fn allocate(file: &File, mode: c_int, offset: u64, size: u64) -> io::Result<()> {
+pub(super) fn allocate(file: &File, mode: c_int, offset: u64, size: u64) -> io::Result<()> {
     let (offset, size) = (signed(offset)?, signed(size)?);
     loop {
         // SAFETY: fallocate takes no pointer.

@@ -26,12 +26,12 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, Flock, PosixFadviseAdvice, posix_fadvise};
 use nix::unistd::{AccessFlags, faccessat, geteuid};
 
-use super::large_pages::LargePages;
 use super::part::{self, Other, Part, Record, create_what, rename_to_new};
 use super::{Created, allocate, assert_within, punch, write_parts, write_zeroes};
 use crate::failure::{Exit, Failure, shown};
 use crate::limits::BLOCK_SIZE;
 use crate::sys::SlotFile;
+use crate::sys::large_pages::LargePages;
 
 /// The mode bit of a folder whose files only their owners (and the folder's) can rename or replace (S_ISVTX).
 const STICKY: u32 = 0o1000;
@@ -172,10 +172,9 @@ impl PartFile {
         if !reused || size_before != size {
             file.set_len(size).map_err(refused)?;
         }
-        let (room, is_in_memory) = (Room::new(size), is_in_memory(&file));
+        let (room, large_pages) = (Room::new(size), LargePages::of(&file, size));
         // In memory there are no extents to keep together, and to take a page is to fill it with zeroes once more.
-        room.is_supported.store(!is_in_memory, Ordering::Relaxed);
-        let large_pages = is_in_memory.then(|| LargePages::new(size));
+        room.is_supported.store(large_pages.is_none(), Ordering::Relaxed);
         let (path, existing) = (path.to_owned(), Existing::Replace);
         let target = Self { file, size, room, large_pages, part: part_path, path, existing };
         Ok(Created { target, reused: reused && size > 0, set_aside })
@@ -351,11 +350,6 @@ impl Room {
     fn word(&self, block: u64) -> &AtomicU64 {
         &self.taken[(block / 64) as usize]
     }
-}
-
-/// Whether the file is on a tmpfs.
-fn is_in_memory(file: &File) -> bool {
-    nix::sys::statfs::fstatfs(file).is_ok_and(|state| state.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC)
 }
 
 fn bit(block: u64) -> u64 {

@@ -1,4 +1,4 @@
-//! Large pages for a file that is kept in memory (tmpfs).
+//! Large pages for a file that is kept in memory (tmpfs), and maps that begin where such a page can.
 //!
 //! A tmpfs that was not mounted for them finds, accounts for and fills one page of 4 KiB after the other, and that is what writing to it
 //! costs: 0.34 s for 1 GiB here, 0.15 s into large pages, clearing them included (`scripts/bench-netns` has what a receiver gains). The kernel
@@ -15,17 +15,17 @@ use std::time::Duration;
 
 use libc::c_int;
 use nix::errno::Errno;
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 
-use super::{allocate, signed};
-use crate::sys::clock;
+use super::clock;
+use super::target::{allocate, signed};
 
 /// Bytes of a large page. Where the processor has others, the kernel refuses.
-pub(super) const LARGE_PAGE_SIZE: u64 = 2 << 20;
+const LARGE_PAGE_SIZE: u64 = 2 << 20;
 /// Bytes of the smallest page of any processor, or more: one must be there for the kernel to make a large one of it.
 const FIRST_PAGE_SIZE: u64 = 4096;
 /// From asm-generic/mman-common.h of Linux 6.1; not every C library names it.
 const MADV_COLLAPSE: c_int = 25;
-
 /// Processor time that a large page may take. Most of it clears the page, 0.15 ms here, and what it saves is 0.5 ms. It can take ten times
 /// that: where memory is in pieces and the kernel has to move what is in them, or where a virtual machine has given it back to its host.
 const COST_MAX: Duration = Duration::from_millis(1);
@@ -43,7 +43,6 @@ pub(super) struct LargePages {
 
 #[derive(Debug)]
 struct State {
-    window: Window,
     /// A bit for each large page of the file: it has been made, or is not to be.
     settled: Box<[u64]>,
     /// So many that could be made are not.
@@ -51,13 +50,14 @@ struct State {
 }
 
 impl LargePages {
-    /// For a file of `size` bytes.
-    pub(super) fn new(size: u64) -> Self {
+    /// For a file that is or will be of `size` bytes; `None` if it is not in memory.
+    pub(super) fn of(file: &File, size: u64) -> Option<Self> {
+        is_in_memory(file).then(|| Self::new(size))
+    }
+
+    fn new(size: u64) -> Self {
         let words = usize::try_from((size / LARGE_PAGE_SIZE).div_ceil(64));
-        let state = words.ok().filter(|&words| words > 0).and_then(|words| {
-            let window = Window::new().ok()?;
-            Some(State { window, settled: vec![0; words].into(), pause: 0 })
-        });
+        let state = words.ok().map(|words| State { settled: vec![0; words].into(), pause: 0 });
         Self { state: Mutex::new(state), size }
     }
 
@@ -108,7 +108,7 @@ impl State {
     /// Makes one. False: the kernel makes none of this file.
     fn make(&mut self, file: &File, page: u64) -> bool {
         let before = clock::processor_time();
-        match self.window.make(file, page * LARGE_PAGE_SIZE) {
+        match make(file, page * LARGE_PAGE_SIZE) {
             Ok(()) if clock::processor_time().saturating_sub(before) <= COST_MAX => {}
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return false,
             Ok(()) | Err(_) => self.pause = PAUSE,
@@ -117,48 +117,98 @@ impl State {
     }
 }
 
-/// Addresses at which one large page of the file at a time is mapped, to name it to the kernel. Nothing is read or written there.
-#[derive(Debug)]
-struct Window {
-    /// Addresses that nobody else uses: [`SIZE`](Self::SIZE) bytes of them.
-    start: NonNull<c_void>,
+/// Makes large pages of the first `size` bytes of a file in memory, at any cost, until the kernel refuses. All of them must lie in it.
+pub(super) fn make_all(file: &File, size: u64) {
+    if is_in_memory(file) {
+        let mut pages = 0..size / LARGE_PAGE_SIZE;
+        // What is left has small ones.
+        let _ = pages.try_for_each(|page| make(file, page * LARGE_PAGE_SIZE));
+    }
 }
 
-// SAFETY: the addresses belong to the value, and nothing is reached through them.
-unsafe impl Send for Window {}
+fn is_in_memory(file: &File) -> bool {
+    fstatfs(file).is_ok_and(|state| state.filesystem_type() == TMPFS_MAGIC)
+}
 
-impl Window {
-    /// Enough for one large page that begins at a multiple of its size, wherever the kernel puts it.
-    const SIZE: usize = 2 * LARGE_PAGE_SIZE as usize;
+/// Makes a large page of the file at `offset`, a multiple of its size. All of it must lie in the file.
+fn make(file: &File, offset: u64) -> io::Result<()> {
+    // Of nothing at all the kernel makes no large page.
+    allocate(file, 0, offset, FIRST_PAGE_SIZE)?;
+    AlignedMap::new(file, offset, LARGE_PAGE_SIZE as usize)?.advise(MADV_COLLAPSE)
+}
 
-    fn new() -> io::Result<Self> {
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: a new mapping, where the kernel finds room for it, replaces nothing.
-        let start = unsafe { libc::mmap(ptr::null_mut(), Self::SIZE, libc::PROT_NONE, flags, -1, 0) };
-        mapped(start).map(|start| Self { start })
+/// A part of a file in memory, shared with whoever else has it open: at an address at which large pages are mapped as such.
+#[derive(Debug)]
+pub(super) struct AlignedMap {
+    start: NonNull<c_void>,
+    size: usize,
+    /// The addresses that are ours.
+    _reserved: Reserved,
+}
+
+// SAFETY: the addresses belong to the value, and are reached only through raw pointers: whoever does so sees to the rest.
+unsafe impl Send for AlignedMap {}
+// SAFETY: as above.
+unsafe impl Sync for AlignedMap {}
+
+impl AlignedMap {
+    /// Maps `size` bytes, at least one, of `file` from `offset` on, a multiple of [`LARGE_PAGE_SIZE`], to be read and written.
+    ///
+    /// # Errors
+    /// What mmap(2) says.
+    pub(super) fn new(file: &File, offset: u64, size: usize) -> io::Result<Self> {
+        let alignment = LARGE_PAGE_SIZE as usize;
+        let reserved = Reserved::new(size.checked_add(alignment).ok_or(Errno::ENOMEM)?)?;
+        let place = reserved.start.as_ptr().wrapping_byte_add(reserved.start.as_ptr().align_offset(alignment));
+        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_FIXED);
+        // SAFETY: what is replaced lies within the reserved addresses, where there is nothing that anybody uses.
+        let start = unsafe { libc::mmap64(place, size, protection, flags, file.as_raw_fd(), signed(offset)?) };
+        Ok(Self { start: mapped(start)?, size, _reserved: reserved })
     }
 
-    /// Makes a large page of the file at `offset`, a multiple of its size; all of it must lie in the file.
-    fn make(&self, file: &File, offset: u64) -> io::Result<()> {
-        // Of nothing at all the kernel makes no large page.
-        allocate(file, 0, offset, FIRST_PAGE_SIZE)?;
-        let size = LARGE_PAGE_SIZE as usize;
-        let place = self.start.as_ptr().wrapping_byte_add(self.start.as_ptr().align_offset(size));
-        let (flags, offset) = (libc::MAP_SHARED | libc::MAP_FIXED, signed(offset)?);
-        // SAFETY: the large page that begins at the first multiple of its size lies within the addresses of `self`, where there is
-        // nothing that anybody uses.
-        let start = unsafe { libc::mmap64(place, size, libc::PROT_READ, flags, file.as_raw_fd(), offset) };
-        let start = mapped(start)?;
-        // SAFETY: the range has just been mapped. The advice changes no byte of the file, and nobody reads them there.
-        let result = unsafe { libc::madvise(start.as_ptr(), size, MADV_COLLAPSE) };
+    /// The first byte. The map lives as long as `self`.
+    pub(super) fn as_mut_ptr(&self) -> *mut u8 {
+        self.start.as_ptr().cast()
+    }
+
+    /// Its bytes.
+    pub(super) fn len(&self) -> usize {
+        self.size
+    }
+
+    /// Asks for large pages, where the file system can have them.
+    pub(super) fn prefer_large_pages(&self) {
+        // Advice alone: what it does not give is only slower.
+        let _ = self.advise(libc::MADV_HUGEPAGE);
+    }
+
+    fn advise(&self, advice: c_int) -> io::Result<()> {
+        // SAFETY: the range is mapped, and neither advice changes a byte of it.
+        let result = unsafe { libc::madvise(self.start.as_ptr(), self.size, advice) };
         Errno::result(result).map(drop).map_err(io::Error::from)
     }
 }
 
-impl Drop for Window {
+/// Addresses that nobody else uses, with whatever has been mapped there.
+#[derive(Debug)]
+struct Reserved {
+    start: NonNull<c_void>,
+    size: usize,
+}
+
+impl Reserved {
+    fn new(size: usize) -> io::Result<Self> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping, where the kernel finds room for it, replaces nothing.
+        let start = unsafe { libc::mmap(ptr::null_mut(), size, libc::PROT_NONE, flags, -1, 0) };
+        Ok(Self { start: mapped(start)?, size })
+    }
+}
+
+impl Drop for Reserved {
     fn drop(&mut self) {
-        // SAFETY: nothing refers to these addresses, and they belong to `self`.
-        let result = unsafe { libc::munmap(self.start.as_ptr(), Self::SIZE) };
+        // SAFETY: nothing refers to these addresses any more, and they belong to `self`.
+        let result = unsafe { libc::munmap(self.start.as_ptr(), self.size) };
         debug_assert_eq!(result, 0, "what was mapped can be unmapped");
     }
 }
@@ -174,15 +224,17 @@ fn mapped(start: *mut c_void) -> io::Result<NonNull<c_void>> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{FileExt, MetadataExt};
+    use std::path::Path;
 
     use super::*;
+    use crate::sys::unnamed;
 
     /// Where a tmpfs is on every Linux.
     const MEMORY: &str = "/dev/shm";
     const SIZE: u64 = 3 * LARGE_PAGE_SIZE + 5;
 
     fn file() -> File {
-        let file = crate::sys::unnamed::file_in(std::path::Path::new(MEMORY)).unwrap();
+        let file = unnamed::file_in(Path::new(MEMORY)).unwrap();
         file.set_len(SIZE).unwrap();
         file
     }
@@ -235,7 +287,7 @@ mod tests {
     fn one_that_cannot_be_made_is_followed_by_a_pause() {
         let size = 100 * LARGE_PAGE_SIZE;
         let pages = LargePages::new(size);
-        let file = crate::sys::unnamed::file_in(std::path::Path::new(MEMORY)).unwrap();
+        let file = unnamed::file_in(Path::new(MEMORY)).unwrap();
         file.set_len(size).unwrap();
         let read_only = File::open(std::env::current_exe().unwrap()).unwrap();
         // EBADF: room cannot be taken.
