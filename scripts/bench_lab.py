@@ -26,6 +26,8 @@ GIB = 1 << 30
 # Nothing that is waited for takes longer, but for transfers, which have their own limit.
 PATIENCE = 60
 MEMORY_INTERVAL = 0.05
+# Free memory that is never touched, for everything else on the machine.
+MEMORY_LEFT = 256 * MIB
 
 
 class Trouble(Exception):
@@ -275,16 +277,39 @@ def memory_info():
         return {name: int(value.split()[0]) * 1024 for name, value in (line.split(":") for line in table)}
 
 
+def touched(size):
+    """So many bytes of memory, in large pages, every page of them in use."""
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    #memory.madvise(mmap.MADV_HUGEPAGE)
+    memory[:: mmap.PAGESIZE] = bytes([1]) * len(range(0, size, mmap.PAGESIZE))
+    return memory
+
+
 def warm(size):
     """Touches so many bytes of free memory and frees them at once.
 
     A virtual machine gives free memory back to its host, and gets it back page by page when it is touched, which costs seconds a
     GiB: whoever touches it first would pay. What is in use, or keeps files, is left alone.
     """
-    size = min(size, memory_info()["MemFree"] - 256 * MIB) // mmap.PAGESIZE * mmap.PAGESIZE
+    size = min(size, memory_info()["MemFree"] - MEMORY_LEFT) // mmap.PAGESIZE * mmap.PAGESIZE
     if size > 0:
-        with mmap.mmap(-1, size) as memory:
-            memory[:: mmap.PAGESIZE] = bytes([1]) * (size // mmap.PAGESIZE)
+        touched(size).close()
+
+
+class Ballast:
+    """Free memory that is held, so that what is left can all be touched: nobody knows which of it the kernel takes next, and whoever wants
+    large pages gets those that nobody has used for long."""
+
+    def __init__(self):
+        self._memory = []
+
+    def leave(self, size):
+        """Holds memory until about so much is free, and touches that."""
+        while self._memory and memory_info()["MemFree"] < size:
+            self._memory.pop().close()
+        while memory_info()["MemFree"] > size + GIB:
+            self._memory.append(touched(GIB))
+        warm(size + GIB)
 
 
 def file_system_of(folder):

@@ -222,7 +222,7 @@ fn mapped(start: *mut c_void) -> io::Result<NonNull<c_void>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::unix::fs::{FileExt, MetadataExt};
     use std::path::Path;
 
@@ -230,7 +230,7 @@ mod tests {
     use crate::sys::unnamed;
 
     /// Where a tmpfs is on every Linux.
-    const MEMORY: &str = "/dev/shm";
+    pub(in crate::sys) const MEMORY: &str = "/dev/shm";
     const SIZE: u64 = 3 * LARGE_PAGE_SIZE + 5;
 
     fn file() -> File {
@@ -251,7 +251,7 @@ mod tests {
     }
 
     /// Whether the processor's large pages are those that are asked for.
-    fn is_possible() -> bool {
+    pub(in crate::sys) fn is_possible() -> bool {
         let size = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size");
         size.is_ok_and(|size| size.trim() == LARGE_PAGE_SIZE.to_string())
     }

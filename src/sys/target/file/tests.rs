@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::*;
 use crate::sys::SlotFile;
+use crate::sys::large_pages::tests as large_pages;
 
 /// Ids of two objects.
 const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaa";
@@ -474,4 +475,20 @@ fn free_space_is_that_of_the_folder() {
 fn targets_can_be_shared_among_threads() {
     fn shared<T: Send + Sync>() {}
     shared::<PartFile>();
+}
+
+#[test]
+fn room_in_memory_is_taken_for_what_is_expected_but_not_where_zeroes_are() {
+    let folder = tempfile::tempdir_in(large_pages::MEMORY).unwrap();
+    let (path, room) = (folder.path().join("out.img"), 2 << 20);
+    let target = PartFile::create(&path, 2 * room, A).unwrap().target;
+    let occupied = || PartFile::occupied(&path);
+    target.zero(room / 2, room / 2).unwrap();
+    target.expect(0, room / 2);
+    assert_eq!(occupied(), 0);
+    target.expect(2 * room - room / 2, room / 2);
+    assert_eq!(occupied(), if large_pages::is_possible() { room } else { occupied() });
+    // What turns out to be zero later gives its room back.
+    target.zero(room, room).unwrap();
+    assert_eq!(occupied(), 0);
 }
