@@ -280,7 +280,6 @@ def memory_info():
 def touched(size):
     """So many bytes of memory, in large pages, every page of them in use."""
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    #memory.madvise(mmap.MADV_HUGEPAGE)
     memory[:: mmap.PAGESIZE] = bytes([1]) * len(range(0, size, mmap.PAGESIZE))
     return memory
 

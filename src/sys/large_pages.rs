@@ -26,10 +26,12 @@ const LARGE_PAGE_SIZE: u64 = 2 << 20;
 const FIRST_PAGE_SIZE: u64 = 4096;
 /// From asm-generic/mman-common.h of Linux 6.1; not every C library names it.
 const MADV_COLLAPSE: c_int = 25;
-/// Processor time that a large page may take. Most of it clears the page, 0.15 ms here, and what it saves is 0.5 ms. It can take ten times
-/// that: where memory is in pieces and the kernel has to move what is in them, or where a virtual machine has given it back to its host.
-const COST_MAX: Duration = Duration::from_millis(1);
-/// So many large pages are not made after one that could not be, or took too long.
+/// Processor time that writing to a large page saves, against small ones.
+const SAVED: Duration = Duration::from_micros(500);
+/// What large pages may have cost more than they saved. Most of what one costs is to clear it, 0.15 ms here; but it can be ten times that:
+/// where memory is in pieces and the kernel has to move what is in them, or where a virtual machine has given it back to its host.
+const LOSS_MAX: Duration = Duration::from_millis(5);
+/// So many large pages are not made when that is lost, or after one that could not be made.
 const PAUSE: u32 = 64;
 
 /// Makes large pages while that is worth it.
@@ -47,6 +49,8 @@ struct State {
     settled: Box<[u64]>,
     /// So many that could be made are not.
     pause: u32,
+    /// What may still be lost.
+    credit: Duration,
 }
 
 impl LargePages {
@@ -57,7 +61,7 @@ impl LargePages {
 
     fn new(size: u64) -> Self {
         let words = usize::try_from((size / LARGE_PAGE_SIZE).div_ceil(64));
-        let state = words.ok().map(|words| State { settled: vec![0; words].into(), pause: 0 });
+        let state = words.ok().map(|words| State { settled: vec![0; words].into(), pause: 0, credit: LOSS_MAX });
         Self { state: Mutex::new(state), size }
     }
 
@@ -109,11 +113,20 @@ impl State {
     fn make(&mut self, file: &File, page: u64) -> bool {
         let before = clock::processor_time();
         match make(file, page * LARGE_PAGE_SIZE) {
-            Ok(()) if clock::processor_time().saturating_sub(before) <= COST_MAX => {}
+            Ok(()) => self.account(clock::processor_time().saturating_sub(before)),
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return false,
-            Ok(()) | Err(_) => self.pause = PAUSE,
+            Err(_) => self.pause = PAUSE,
         }
         true
+    }
+
+    /// One has been made, at this cost.
+    fn account(&mut self, cost: Duration) {
+        match (self.credit + SAVED).checked_sub(cost) {
+            Some(credit) => self.credit = credit.min(LOSS_MAX),
+            // The first one after the pause decides whether there is another.
+            None => (self.credit, self.pause) = (Duration::ZERO, PAUSE),
+        }
     }
 }
 
@@ -296,6 +309,21 @@ pub(super) mod tests {
         assert_eq!(file.metadata().unwrap().blocks(), 0, "the first, and those of the pause");
         pages.make(&file, 0, LARGE_PAGE_SIZE * u64::from(PAUSE + 2));
         assert_eq!(room(&file), u64::from(is_possible()), "the pause is over");
+    }
+
+    #[test]
+    fn pause_comes_when_too_much_is_lost_and_not_before() {
+        let pages = LargePages::new(100 * LARGE_PAGE_SIZE);
+        let mut held = pages.state.lock().unwrap();
+        let state = held.as_mut().unwrap();
+        let mut made_at = |cost| {
+            state.account(cost);
+            std::mem::take(&mut state.pause)
+        };
+        let (cheap, dear) = (SAVED / 4, 5 * SAVED);
+        assert!((0..50).all(|_| made_at(dear) == 0 && (0..8).all(|_| made_at(cheap) == 0)), "some are dear");
+        assert_eq!([made_at(dear), made_at(dear), made_at(dear), made_at(dear)], [0, 0, PAUSE, PAUSE]);
+        assert_eq!([made_at(cheap), made_at(dear)], [0, PAUSE], "what was saved before the pause counts no more");
     }
 
     #[test]
