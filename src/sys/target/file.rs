@@ -12,6 +12,8 @@
 //! where symbols come in no order at all (9 against 1023 in 1 GiB; 9 each in rows). It is not done, because a manifest is all that it
 //! would take to fill the disk, and because a sparse image needs less room than its length. Whether a file fits at all is asked
 //! before it is accepted ([`free_space`](PartFile::free_space)).
+//!
+//! On a tmpfs, where none of that helps, large pages are asked for when a whole block is about to be written.
 
 #[cfg(test)]
 mod tests;
