@@ -200,6 +200,10 @@ impl Transfer<'_> {
                     self.require_kept(block)?;
                 }
             }
+            Done::HashedZeroes(block, value) => {
+                self.receiver.handle_hashed(now, block, Some(value));
+                self.leave_hole(block);
+            }
             Done::Checked(block, Ok(wrong)) => self.receiver.handle_slots_checked(block, &wrong),
             Done::Cleared(block, Ok(())) => self.receiver.handle_cleared(block, true),
             Done::Written(block, Ok(())) => self.receiver.handle_written(block, true),
@@ -223,6 +227,14 @@ impl Transfer<'_> {
         let Some((target, manifest)) = self.target.as_ref().zip(self.receiver.manifest()) else { return Ok(()) };
         let size = block_size(manifest.size, block) as usize;
         target.require_kept(block.offset(), size).map_err(|error| disk_failure("read", &self.target, &error))
+    }
+
+    /// Nothing has been written to a block that is all zeroes, if that is all it took to verify it.
+    fn leave_hole(&self, block: BlockIndex) {
+        let Some((target, manifest)) = self.target.as_ref().zip(self.receiver.manifest()) else { return };
+        if self.receiver.verified_value(block).is_some() {
+            target.leave_hole(block.offset(), block_size(manifest.size, block).into());
+        }
     }
 
     fn give_work(&mut self) {

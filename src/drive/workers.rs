@@ -35,6 +35,8 @@ const QUEUE_PER_WORKER: usize = 2;
 pub(super) enum Done {
     /// The value of a block; `None` if its symbols do not make one.
     Hashed(BlockIndex, io::Result<Option<Digest>>),
+    /// The value of a block if it is all zeroes.
+    HashedZeroes(BlockIndex, Digest),
     /// A block has been made zero.
     Cleared(BlockIndex, io::Result<()>),
     /// Slots have been looked at: those that are wrong.
@@ -252,7 +254,7 @@ impl Worker<'_> {
                 let read = self.read(block, block_size(size, block));
                 Done::Hashed(block, read.map(|bytes| Some(block_value(size, block, bytes))))
             }
-            Work::HashZeroes { block, size } => Done::Hashed(block, Ok(Some(zero_block_value(size, block)))),
+            Work::HashZeroes { block, size } => Done::HashedZeroes(block, zero_block_value(size, block)),
             Work::Clear { block, size } => {
                 Done::Cleared(block, self.target.zero(block.offset(), u64::from(block_size(size, block))))
             }

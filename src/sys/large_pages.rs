@@ -1,7 +1,7 @@
 //! Large pages for a file that is kept in memory (tmpfs), and maps that begin where such a page can.
 //!
 //! A tmpfs that was not mounted for them finds, accounts for and fills one page of 4 KiB after the other, and that is what writing to it
-//! costs: 0.34 s for 1 GiB here, 0.15 s into large pages, clearing them included (`scripts/bench-netns` has what a receiver gains). The kernel
+//! costs: 0.34 s for 1 GiB here, 0.15 s into large pages, clearing them included (docs/performance.md has what a receiver gains). The kernel
 //! makes large pages of such a file when it is asked (MADV_COLLAPSE, Linux 6.1), however the file system was mounted. Where it does not, or
 //! where that takes longer than it saves, the file is written as always.
 
@@ -20,12 +20,15 @@ use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use super::clock;
 use super::target::{allocate, signed};
 
-/// Bytes of a large page. Where the processor has others, the kernel refuses.
+/// Bytes of a large page. Where the processor has larger ones, the kernel makes none.
 const LARGE_PAGE_SIZE: u64 = 2 << 20;
 /// Bytes of the smallest page of any processor, or more: one must be there for the kernel to make a large one of it.
 const FIRST_PAGE_SIZE: u64 = 4096;
 /// From asm-generic/mman-common.h of Linux 6.1; not every C library names it.
 const MADV_COLLAPSE: c_int = 25;
+/// How many times as long as its thread has worked it may take to make a large page, for what it waits for not to count: for other threads,
+/// or for other processors to put away what they have not accounted for.
+const WAIT_FACTOR: u32 = 8;
 /// Processor time that writing to a large page saves, against small ones.
 const SAVED: Duration = Duration::from_micros(500);
 /// What large pages may have cost more than they saved. Most of what one costs is to clear it, 0.15 ms here; but it can be ten times that:
@@ -51,6 +54,8 @@ struct State {
     pause: u32,
     /// What may still be lost.
     credit: Duration,
+    /// The kernel has made one of this file.
+    has_made: bool,
 }
 
 impl LargePages {
@@ -61,7 +66,10 @@ impl LargePages {
 
     fn new(size: u64) -> Self {
         let words = usize::try_from((size / LARGE_PAGE_SIZE).div_ceil(64));
-        let state = words.ok().map(|words| State { settled: vec![0; words].into(), pause: 0, credit: LOSS_MAX });
+        let state = words.ok().map(|words| {
+            let settled = vec![0; words].into();
+            State { settled, pause: 0, credit: LOSS_MAX, has_made: false }
+        });
         Self { state: Mutex::new(state), size }
     }
 
@@ -77,13 +85,13 @@ impl LargePages {
         }
     }
 
-    /// A range is to be a hole: no room is taken there any more.
-    pub(super) fn leave(&self, offset: u64, size: u64) {
+    /// A range is to be a hole: no room is taken there any more. Answers whether some may have been.
+    pub(super) fn leave(&self, offset: u64, size: u64) -> bool {
         let mut held = self.state.lock().expect("no holder panics");
-        let Some(state) = held.as_mut() else { return };
-        for page in self.pages(offset, size) {
-            state.settle(page);
-        }
+        // It may have made some before it gave up.
+        let Some(state) = held.as_mut() else { return true };
+        let new_count = self.pages(offset, size).filter(|page| state.settle(*page)).count();
+        new_count < self.pages(offset, size).count()
     }
 
     /// The large pages that have a byte of the range, and that lie in the file.
@@ -111,10 +119,15 @@ impl State {
 
     /// Makes one. False: the kernel makes none of this file.
     fn make(&mut self, file: &File, page: u64) -> bool {
-        let before = clock::processor_time();
+        let (began, worked) = (clock::now(), clock::processor_time());
         match make(file, page * LARGE_PAGE_SIZE) {
-            Ok(()) => self.account(clock::processor_time().saturating_sub(before)),
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return false,
+            Ok(()) => {
+                self.has_made = true;
+                let worked = clock::processor_time().saturating_sub(worked);
+                self.account(worked.max(clock::now().since(began) / WAIT_FACTOR));
+            }
+            // It also says so of what has gone wrong this time.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && !self.has_made => return false,
             Err(_) => self.pause = PAUSE,
         }
         true
@@ -171,12 +184,21 @@ impl AlignedMap {
     /// What mmap(2) says.
     pub(super) fn new(file: &File, offset: u64, size: usize) -> io::Result<Self> {
         let alignment = LARGE_PAGE_SIZE as usize;
+        let offset = signed(offset)?;
         let reserved = Reserved::new(size.checked_add(alignment).ok_or(Errno::ENOMEM)?)?;
         let place = reserved.start.as_ptr().wrapping_byte_add(reserved.start.as_ptr().align_offset(alignment));
         let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_FIXED);
         // SAFETY: what is replaced lies within the reserved addresses, where there is nothing that anybody uses.
-        let start = unsafe { libc::mmap64(place, size, protection, flags, file.as_raw_fd(), signed(offset)?) };
-        Ok(Self { start: mapped(start)?, size, _reserved: reserved })
+        let start = unsafe { libc::mmap64(place, size, protection, flags, file.as_raw_fd(), offset) };
+        match mapped(start) {
+            Ok(start) => Ok(Self { start, size, _reserved: reserved }),
+            Err(error) => {
+                // Before Linux 6.12 what was to be replaced may be gone, and another thread may have been given those addresses: they
+                // are nobody's to unmap. A few addresses without memory are lost.
+                std::mem::forget(reserved);
+                Err(error)
+            }
+        }
     }
 
     /// The first byte. The map lives as long as `self`.
@@ -242,7 +264,7 @@ pub(super) mod tests {
     use super::*;
     use crate::sys::unnamed;
 
-    /// Where a tmpfs is on every Linux.
+    /// Where there is a tmpfs.
     pub(in crate::sys) const MEMORY: &str = "/dev/shm";
     const SIZE: u64 = 3 * LARGE_PAGE_SIZE + 5;
 
@@ -263,10 +285,14 @@ pub(super) mod tests {
         file.metadata().unwrap().blocks() * 512 / LARGE_PAGE_SIZE
     }
 
-    /// Whether the processor's large pages are those that are asked for.
+    /// Whether the kernel makes large pages of this size here, if it has the memory.
     pub(in crate::sys) fn is_possible() -> bool {
-        let size = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size");
-        size.is_ok_and(|size| size.trim() == LARGE_PAGE_SIZE.to_string())
+        let setting = |name| std::fs::read_to_string(format!("/sys/kernel/mm/transparent_hugepage/{name}"));
+        let has_size = setting("hpage_pmd_size").is_ok_and(|size| size.trim() == LARGE_PAGE_SIZE.to_string());
+        let is_denied = setting("shmem_enabled").is_ok_and(|modes| modes.contains("[deny]"));
+        let release = nix::sys::utsname::uname().unwrap().release().to_string_lossy().into_owned();
+        let version = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok()).take(2).collect::<Vec<_>>();
+        has_size && !is_denied && version >= vec![6, 1]
     }
 
     #[test]
@@ -289,7 +315,8 @@ pub(super) mod tests {
     #[test]
     fn hole_stays_a_hole() {
         let (file, pages) = (file(), LargePages::new(SIZE));
-        pages.leave(LARGE_PAGE_SIZE - 1, 2);
+        assert!(!pages.leave(LARGE_PAGE_SIZE - 1, 2));
+        assert!(pages.leave(0, 1), "whether it was left or made is not known");
         pages.make(&file, 0, 2 * LARGE_PAGE_SIZE);
         assert_eq!(file.metadata().unwrap().blocks(), 0);
         pages.make(&file, 0, SIZE);
@@ -330,7 +357,7 @@ pub(super) mod tests {
     fn small_file_has_no_large_page() {
         let (file, pages) = (file(), LargePages::new(LARGE_PAGE_SIZE - 1));
         pages.make(&file, 0, LARGE_PAGE_SIZE - 1);
-        pages.leave(0, LARGE_PAGE_SIZE - 1);
+        assert!(!pages.leave(0, LARGE_PAGE_SIZE - 1));
         assert_eq!(file.metadata().unwrap().blocks(), 0);
     }
 }

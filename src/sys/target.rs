@@ -92,6 +92,17 @@ impl Target {
         }
     }
 
+    /// A range that nothing has been written to is to stay a hole, where there are holes.
+    ///
+    /// # Panics
+    /// If the range is not within the target.
+    pub fn leave_hole(&self, offset: u64, size: u64) {
+        match self {
+            Self::File(file) => file.leave_hole(offset, size),
+            Self::Device(_) | Self::Spool(_) => {}
+        }
+    }
+
     /// Fills `out` from the bytes at `offset`: those of the device itself where there is one, else what the kernel holds.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! Whole transfers: every kind of file, over IPv4 and IPv6, to one receiver and to three; joining early and late.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -97,6 +99,32 @@ fn transfer_sparse(family: Family, receiver_count: u32) {
     }
     let ended = server.terminate();
     check_memory(&ended, "sender", family);
+}
+
+#[test]
+fn zeroes_beside_data_stay_holes_in_memory_too() {
+    let _alone = whole_machine();
+    let mut lab = Lab::new();
+    // Where room is taken in pages of 2 MiB, of which each has a data block.
+    let memory = tempfile::tempdir_in("/dev/shm").expect("a tmpfs");
+    let (data_count, copy) = (48, memory.path().join("copy"));
+    let source = lab.path("source");
+    let file = File::create(&source).expect("create the source");
+    file.set_len(2 * data_count * MIB).expect("set its length");
+    for index in 0..data_count {
+        let block = vec![index as u8 + 1; MIB as usize];
+        // The first of a page, and the second of the next.
+        file.write_all_at(&block, (2 * index + index % 2) * MIB).expect("write a block");
+    }
+    let (server_host, host) = (lab.host(), lab.host());
+    let receiver = receive(&host, &copy, Family::V4.group());
+    let _ = receiver.wait_for_event("listening");
+    // Fast enough for blocks to be put together in memory.
+    let server = serve(&lab, &server_host, &source, Family::V4.group(), &["--rate", "2G", "--fec", "0"]);
+    let receiver = receiver.wait();
+    check_end(&receiver, &server, &copy);
+    assert_same(&copy, &source);
+    assert!(allocated(&copy) <= (data_count + 1) * MIB, "{} bytes of memory", allocated(&copy));
 }
 
 /// Starts the receivers, each on a host of its own, then the server, and waits for the receivers.

@@ -204,6 +204,20 @@ impl PartFile {
         }
     }
 
+    /// A range that nothing has been written to is to stay a hole: it takes no room, even if what lies beside it was
+    /// [expected](Self::expect).
+    ///
+    /// # Panics
+    /// If the range is not within the target.
+    pub fn leave_hole(&self, offset: u64, size: u64) {
+        assert_within(self.size, offset, size);
+        let Some(large_pages) = &self.large_pages else { return };
+        if size > 0 && large_pages.leave(offset, size) {
+            // It reads as zeroes in any case.
+            let _ = punch(&self.file, offset, size);
+        }
+    }
+
     /// Fills `out` from the bytes at `offset`.
     ///
     /// # Errors
