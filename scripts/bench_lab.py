@@ -278,7 +278,7 @@ def memory_info():
 
 
 def touched(size):
-    """So many bytes of memory, in large pages, every page of them in use."""
+    """So many bytes of memory, every page of them in use."""
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory[:: mmap.PAGESIZE] = bytes([1]) * len(range(0, size, mmap.PAGESIZE))
     return memory
@@ -302,12 +302,29 @@ class Ballast:
     def __init__(self):
         self._memory = []
 
-    def leave(self, size):
-        """Holds memory until about so much is free, and touches that."""
+    @property
+    def size(self):
+        """Bytes that are held."""
+        return len(self._memory) * GIB
+
+    def make_room(self, size):
+        """Holds less, until so much is free."""
         while self._memory and memory_info()["MemFree"] < size:
             self._memory.pop().close()
-        while memory_info()["MemFree"] > size + GIB:
-            self._memory.append(touched(GIB))
+
+    def leave(self, size):
+        """Holds memory until about so much is free, and touches that."""
+        self.make_room(size)
+        for _ in range(max(0, memory_info()["MemFree"] - size) // GIB):
+            free = memory_info()["MemFree"]
+            try:
+                self._memory.append(touched(GIB))
+            except OSError:
+                break
+            # Something else has given way instead: there is nothing to be gained.
+            if memory_info()["MemFree"] > free - GIB // 2:
+                self._memory.pop().close()
+                break
         warm(size + GIB)
 
 
