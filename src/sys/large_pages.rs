@@ -313,6 +313,13 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn all_large_pages_that_lie_in_a_file_are_made_at_once() {
+        let file = file();
+        make_all(&file, SIZE);
+        assert_eq!(room(&file), 3 * u64::from(is_possible()));
+    }
+
+    #[test]
     fn hole_stays_a_hole() {
         let (file, pages) = (file(), LargePages::new(SIZE));
         assert!(!pages.leave(LARGE_PAGE_SIZE - 1, 2));
