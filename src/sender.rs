@@ -283,15 +283,19 @@ impl Sender {
             return Step::Wait(at);
         }
         let outgoing = self.next(now, manifest_due, is_ready);
-        self.spend(self.packet_size(&outgoing));
+        self.spend(self.packet_size(&outgoing), 1);
         Step::Send(outgoing)
     }
 
-    /// A packet of so many bytes goes.
-    fn spend(&mut self, packet_size: usize) {
-        let size = packet_size as u64 + u64::from(self.ip_overhead);
-        self.pacer.spend(size);
-        self.counts.ip_bytes += size;
+    /// `count` packets of so many bytes each go.
+    fn spend(&mut self, packet_size: usize, count: u64) {
+        let size = self.ip_size(packet_size);
+        self.pacer.spend(size, count);
+        self.counts.ip_bytes += size * count;
+    }
+
+    fn ip_size(&self, packet_size: usize) -> u64 {
+        packet_size as u64 + u64::from(self.ip_overhead)
     }
 
     /// Where there is nothing but manifest packets, a late burst must not bring them closer than 1 ms.
@@ -324,7 +328,7 @@ impl Sender {
         if self.has_data() {
             return if self.hashes_credit.is_due() { self.next_hashes(groups) } else { self.next_data(is_ready) };
         }
-        self.count_down();
+        self.count_down(1);
         self.data_since_manifest += 1;
         if groups > 0 {
             return self.next_hashes(groups);
@@ -346,9 +350,7 @@ impl Sender {
     }
 
     fn next_data(&mut self, is_ready: impl Fn(SentBlock) -> bool) -> Outgoing {
-        // The others send as many meanwhile.
-        self.data_since_manifest += u64::from(self.share.count());
-        self.hashes_credit.earn(self.share.count());
+        self.note_data_packets(1);
         let cursor = self.cursor.as_mut().expect("there are data packets");
         let (position, block, esi) = cursor.symbol();
         if self.carousel.is_repair(block, esi) {
@@ -359,7 +361,7 @@ impl Sender {
         }
         cursor.advance(&self.carousel);
         self.counts.data += 1;
-        self.count_down();
+        self.count_down(1);
         Outgoing::Data { position: Position::new(position).expect("within the cycle"), block, esi }
     }
 
@@ -376,9 +378,17 @@ impl Sender {
         Outgoing::Data { position: Position::OUTSIDE, block, esi }
     }
 
-    fn count_down(&mut self) {
+    /// Control packets become due by so many data packets.
+    fn note_data_packets(&mut self, count: u64) {
+        // The others send as many meanwhile.
+        let by_all = count * u64::from(self.share.count());
+        self.data_since_manifest += by_all;
+        self.hashes_credit.earn(by_all);
+    }
+
+    fn count_down(&mut self, count: u64) {
         if let Some(left) = &mut self.packets_left {
-            *left = left.saturating_sub(1);
+            *left = left.saturating_sub(count);
         }
     }
 

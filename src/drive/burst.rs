@@ -93,30 +93,48 @@ impl Burst {
         let start = self.used;
         compose(&mut self.buffer[start..start + size]);
         self.used += size;
-        self.add(Memory::Buffer, start, size);
+        self.add(Memory::Buffer, start, size, 1);
     }
 
-    /// Adds a packet that is in the image, `size` bytes from `start` on.
-    pub(super) fn push_from_image(&mut self, start: usize, size: usize) {
-        self.image_size += size;
-        self.add(Memory::Image, start, size);
+    /// Adds `count` packets of `size` bytes each that are in the image, one right behind the other from `start` on.
+    pub(super) fn push_from_image(&mut self, start: usize, size: usize, count: usize) {
+        self.image_size += size * count;
+        let mut added = 0;
+        while added < count {
+            added += self.add(Memory::Image, start + added * size, size, count - added);
+        }
     }
 
-    fn add(&mut self, memory: Memory, start: usize, size: usize) {
-        self.packet_count += 1;
-        if let (Some(last), Some(count)) = (self.messages.last_mut(), self.segment_counts.last_mut()) {
-            let is_open = last.size == last.segment_size * *count;
-            let is_next = last.memory == memory && last.start + last.size == start;
-            let fits =
-                size <= last.segment_size && *count < GSO_SEGMENT_COUNT_MAX && last.size + size <= GSO_MESSAGE_SIZE_MAX;
-            if self.gso && is_open && is_next && fits {
-                last.size += size;
-                *count += 1;
-                return;
+    /// Adds the first of `count` such packets, and those behind it that share its message; answers with how many that are.
+    fn add(&mut self, memory: Memory, start: usize, size: usize, count: usize) -> usize {
+        let added = match (self.messages.last_mut(), self.segment_counts.last_mut()) {
+            (Some(last), Some(segment_count)) if self.gso => {
+                let is_open = last.size == last.segment_size * *segment_count;
+                let is_next = last.memory == memory && last.start + last.size == start;
+                let room = match size {
+                    _ if !is_open || !is_next || size > last.segment_size => 0,
+                    // A shorter one is the message's last.
+                    _ if size < last.segment_size => 1,
+                    _ => count,
+                };
+                let mut added = room.min(GSO_SEGMENT_COUNT_MAX - *segment_count);
+                if last.size + size * added > GSO_MESSAGE_SIZE_MAX {
+                    added = (GSO_MESSAGE_SIZE_MAX - last.size) / size;
+                }
+                last.size += size * added;
+                *segment_count += added;
+                added
             }
+            _ => 0,
+        };
+        if added > 0 {
+            self.packet_count += added as u64;
+            return added;
         }
         self.messages.push(Message { memory, start, size, segment_size: size });
         self.segment_counts.push(1);
+        self.packet_count += 1;
+        1
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -178,6 +196,28 @@ mod tests {
         assert_eq!(sizes(&burst), [(45 * 1452, 1452), (35 * 1452, 1452)]);
         let burst = burst_of(true, &[100; 65]);
         assert_eq!(sizes(&burst), [(6400, 100), (100, 100)]);
+    }
+
+    #[test]
+    fn packets_of_an_image_make_the_same_messages_together_as_one_by_one() {
+        let pushed = |gso, parts: &[(usize, usize, usize)], at_once: bool| {
+            let mut burst = Burst::new(gso, 1452);
+            for &(start, size, count) in parts {
+                match at_once {
+                    true => burst.push_from_image(start, size, count),
+                    false => (0..count).for_each(|index| burst.push_from_image(start + index * size, size, 1)),
+                }
+            }
+            (burst.messages().to_vec(), burst.segment_counts.clone(), burst.packet_count, burst.image_size)
+        };
+        // One behind the other with a shorter one at the end; a gap; small ones; and a longer one behind shorter ones.
+        let parts = [(0, 1452, 100), (145_200, 700, 1), (145_900, 1452, 3), (200_000, 100, 130), (213_000, 1452, 2)];
+        for gso in [true, false] {
+            assert_eq!(pushed(gso, &parts, true), pushed(gso, &parts, false));
+        }
+        let (messages, counts, packet_count, _) = pushed(true, &parts, true);
+        assert_eq!(counts, [45, 45, 11, 3, 64, 64, 2, 2]);
+        assert_eq!((messages[2].size, messages[2].segment_size, packet_count), (10 * 1452 + 700, 1452, 236));
     }
 
     #[test]

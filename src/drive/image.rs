@@ -11,6 +11,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, mpsc};
 
+use super::burst::Burst;
 use super::report;
 use super::virtual_server::{Event, Findings, Trial};
 use crate::failure::{Exit, Failure, shown};
@@ -97,20 +98,20 @@ impl Image {
     /// How many packets are there side by side from `position` on, `count_max` at most.
     pub(super) fn full_count(&self, position: u64, count_max: u64) -> u64 {
         let Some(index) = Position::new(position).and_then(|position| self.index_of(position)) else { return 0 };
-        let indices = index..usize::try_from(self.slot_count.min(index as u64 + count_max)).unwrap_or(index);
-        indices.take_while(|index| self.slots.is_full(*index)).count() as u64
+        self.slots.full_count(index, usize::try_from(count_max).unwrap_or(usize::MAX)) as u64
     }
 
-    /// The first byte of each of the packets of a stretch, and its size.
-    pub(super) fn places(&self, stretch: &Stretch) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let (stretch, slot_size) = (*stretch, self.slot_size);
-        let start = self.index_of(stretch.first).map(|index| index * slot_size);
-        start.into_iter().flat_map(move |start| {
-            (0..stretch.count).map(move |place| {
-                let size = if place + 1 == stretch.count { stretch.last_size } else { stretch.size };
-                (start + usize::try_from(place).expect("within an image") * slot_size, size)
-            })
-        })
+    /// Adds the packets of a stretch, all of which are there, to a burst.
+    pub(super) fn push(&self, stretch: &Stretch, burst: &mut Burst) {
+        let Some(index) = self.index_of(stretch.first) else { return };
+        let start = |place: usize| (index + place) * self.slot_size;
+        let last = usize::try_from(stretch.count).expect("within an image") - 1;
+        if stretch.size == self.slot_size {
+            burst.push_from_image(start(0), stretch.size, last);
+        } else {
+            (0..last).for_each(|place| burst.push_from_image(start(place), stretch.size, 1));
+        }
+        burst.push_from_image(start(last), stretch.last_size, 1);
     }
 
     /// The first byte of the packet at `position`, which has `size` bytes. Unless it is there, `compose` writes it, and says whether

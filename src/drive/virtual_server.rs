@@ -399,7 +399,7 @@ impl<'a> VirtualServer<'a> {
                 WideStep::SendStretch(stretch) => {
                     has_data = true;
                     if full_count > 0 {
-                        image.places(&stretch).for_each(|(start, size)| self.burst.push_from_image(start, size));
+                        image.push(&stretch, &mut self.burst);
                     } else {
                         self.push_new(image, &stretch);
                     }
@@ -425,7 +425,7 @@ impl<'a> VirtualServer<'a> {
         for position in (stretch.first.value()..).take(usize::try_from(stretch.count).unwrap_or(0)) {
             let outgoing = self.sender.data_at(position);
             match self.lay_out(image, &outgoing) {
-                Some((start, size)) => self.burst.push_from_image(start, size),
+                Some((start, size)) => self.burst.push_from_image(start, size, 1),
                 None => self.push(&outgoing),
             }
         }

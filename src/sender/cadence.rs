@@ -27,13 +27,20 @@ impl HashesCredit {
         self.credit >= self.per_hashes_packet
     }
 
+    /// How many data packets can go before a hashes packet is due, when each that goes stands for `share_count` of them.
+    pub(super) fn room(&self, share_count: u32) -> u64 {
+        let per_packet = self.per_data_packet * u128::from(share_count);
+        let missing = self.per_hashes_packet.saturating_sub(self.credit);
+        if per_packet == 0 { u64::MAX } else { u64::try_from(missing.div_ceil(per_packet)).unwrap_or(u64::MAX) }
+    }
+
     /// A hashes packet goes.
     pub(super) fn spend(&mut self) {
         self.credit -= self.per_hashes_packet;
     }
 
     /// So many data packets go, those of other virtual servers included.
-    pub(super) fn earn(&mut self, data_packets: u32) {
+    pub(super) fn earn(&mut self, data_packets: u64) {
         self.credit += self.per_data_packet * u128::from(data_packets);
     }
 

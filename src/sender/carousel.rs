@@ -215,6 +215,20 @@ impl Cursor {
         (self.position, self.block, Esi(self.esi))
     }
 
+    /// How many of the next symbols, this one included, are symbols of one block one after another, none before it has gone around.
+    pub(super) fn left(&self) -> u64 {
+        self.left.min(u64::from(self.symbol_count - self.esi))
+    }
+
+    /// Moves on by `count` positions, at least one and at most [`Self::left`].
+    pub(super) fn advance_by(&mut self, count: u64, carousel: &Carousel) {
+        assert!((1..=self.left()).contains(&count), "within the block");
+        self.left -= count - 1;
+        self.position += count - 1;
+        self.esi += u16::try_from(count - 1).expect("symbols of a block");
+        self.advance(carousel);
+    }
+
     /// Moves on to the next position of the cycle.
     pub(super) fn advance(&mut self, carousel: &Carousel) {
         if self.left > 1 {

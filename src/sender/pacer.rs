@@ -172,12 +172,24 @@ impl Pacer {
         None
     }
 
-    /// A packet of so many bytes at IP level goes.
-    pub(super) fn spend(&mut self, ip_size: u64) {
-        self.spent += match self.unit {
+    /// How many packets of so many bytes at IP level can go before [`Self::wait`] must be asked again.
+    pub(super) fn room(&self, ip_size: u64) -> u64 {
+        if self.nanos == 0 {
+            return u64::MAX;
+        }
+        self.burst_end.saturating_sub(self.spent).div_ceil(self.units_of(ip_size).max(1))
+    }
+
+    /// `count` packets of so many bytes each at IP level go.
+    pub(super) fn spend(&mut self, ip_size: u64, count: u64) {
+        self.spent += self.units_of(ip_size) * count;
+    }
+
+    fn units_of(&self, ip_size: u64) -> u64 {
+        match self.unit {
             Unit::Bit => 8 * ip_size,
             Unit::Packet => 1,
-        };
+        }
     }
 
     fn duration_of(&self, units: u64) -> Duration {
@@ -235,7 +247,7 @@ mod tests {
             match pacer.wait(now) {
                 Some(due) => now = due.after(late),
                 None => {
-                    pacer.spend(1480);
+                    pacer.spend(1480, 1);
                     packets += 1;
                 }
             }
@@ -276,11 +288,11 @@ mod tests {
     fn time_beyond_two_bursts_is_lost_and_counted() {
         let mut pacer = pacer(Pacing::PacketDelay(Duration::from_millis(1)));
         assert_eq!(pacer.wait(Time::from_nanos(0)), None);
-        pacer.spend(1480);
+        pacer.spend(1480, 1);
         let mut burst = 0;
         let late = Time::from_nanos(1_000_000_000);
         while pacer.wait(late).is_none() {
-            pacer.spend(1480);
+            pacer.spend(1480, 1);
             burst += 1;
         }
         assert_eq!(burst, 3, "two bursts to catch up and the one that is due");
@@ -330,7 +342,7 @@ mod tests {
             for step in steps {
                 while pacer.wait(now).is_none() {
                     marks.push((now, sent));
-                    pacer.spend(1480);
+                    pacer.spend(1480, 1);
                     sent += 8 * 1480;
                 }
                 now = now.after(Duration::from_nanos(step));

@@ -1,6 +1,6 @@
 //! Several data packets at once: for a caller who has them side by side already, and whose time would go into asking for each.
 
-use super::{Content, Outgoing, Position, Sender, SentBlock, Step, Time};
+use super::{BlockIndex, Content, Esi, MANIFEST_INTERVAL_MIN, Outgoing, Position, Sender, SentBlock, Step, Time};
 
 /// Data packets at consecutive positions. All have the same size but the last, which may be shorter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,11 +37,66 @@ impl Sender {
         let size = self.packet_size(&outgoing);
         let mut stretch = Stretch { first: position, count: 1, size, last_size: size };
         while stretch.count < count_max && stretch.last_size == size {
+            let count =
+                self.alike(now, position.value() + stretch.count, size, is_ready).min(count_max - stretch.count);
+            if count > 0 {
+                self.hand_out(size, count);
+                stretch.count += count;
+                continue;
+            }
             let Some(more) = self.follows(now, position.value() + stretch.count, size, is_ready) else { break };
             stretch.last_size = more;
             stretch.count += 1;
         }
         WideStep::SendStretch(stretch)
+    }
+
+    /// How many of the next packets are sure to be data packets of consecutive positions from `position` on, of `size` bytes each, that
+    /// go now: those of one block, until the next one of another size, the next control packet or the end of the burst.
+    fn alike(&self, now: Time, position: u64, size: usize, is_ready: impl Fn(SentBlock) -> bool) -> u64 {
+        let Some(cursor) = &self.cursor else { return 0 };
+        let (next, block, esi) = cursor.symbol();
+        let source_count = self.carousel.layout().source_symbol_count(block);
+        let before_other_size = match esi.0 {
+            repair if repair >= source_count => u64::MAX,
+            // The last source symbol can be shorter.
+            source => u64::from(source_count - 1 - source),
+        };
+        if next != position || before_other_size == 0 || !self.is_there(block, esi, is_ready) {
+            return 0;
+        }
+        if self.packet_size(&Outgoing::Data { position: Position::ZERO, block, esi }) != size {
+            return 0;
+        }
+        let until_pass_ends = self.packets_left.unwrap_or(u64::MAX);
+        [self.hashes_credit.room(self.share.count()), self.pacer.room(self.ip_size(size)), until_pass_ends]
+            .into_iter()
+            .fold(cursor.left().min(before_other_size).min(self.until_manifest(now)), u64::min)
+    }
+
+    /// How many data packets can go before a manifest packet is due.
+    fn until_manifest(&self, now: Time) -> u64 {
+        match self.manifest_at {
+            _ if !self.share.has_control() => u64::MAX,
+            None => 0,
+            Some(at) if now < at.after(MANIFEST_INTERVAL_MIN) => u64::MAX,
+            Some(_) => self.manifest_every.saturating_sub(self.data_since_manifest).div_ceil(self.share.count().into()),
+        }
+    }
+
+    /// Hands out the next `count` packets, of which [`Self::alike`] has said that they go.
+    fn hand_out(&mut self, size: usize, count: u64) {
+        self.note_data_packets(count);
+        self.cursor.as_mut().expect("there are data packets").advance_by(count, &self.carousel);
+        self.counts.data += count;
+        self.count_down(count);
+        self.spend(size, count);
+    }
+
+    /// Whether the bytes of a symbol are there.
+    fn is_there(&self, block: BlockIndex, esi: Esi, is_ready: impl Fn(SentBlock) -> bool) -> bool {
+        let sent = || self.carousel.sent_block(block).expect("a block that is sent");
+        !self.carousel.is_repair(block, esi) || is_ready(sent())
     }
 
     /// Hands out another data packet, if the next one is that of `position` and has no more than `size_max` bytes; answers with its
@@ -54,11 +109,11 @@ impl Sender {
         is_ready: impl Fn(SentBlock) -> bool,
     ) -> Option<usize> {
         let (next, block, esi) = self.cursor.as_ref()?.symbol();
-        let is_there = || {
-            !self.carousel.is_repair(block, esi)
-                || is_ready(self.carousel.sent_block(block).expect("a block that is sent"))
-        };
-        if next != position || !is_there() || self.manifest_due(now) || self.hashes_credit.is_due() {
+        if next != position
+            || !self.is_there(block, esi, is_ready)
+            || self.manifest_due(now)
+            || self.hashes_credit.is_due()
+        {
             return None;
         }
         let size = self.packet_size(&Outgoing::Data { position: Position::ZERO, block, esi });
@@ -66,7 +121,7 @@ impl Sender {
             return None;
         }
         let _ = self.next_data(|_| true);
-        self.spend(size);
+        self.spend(size, 1);
         Some(size)
     }
 }

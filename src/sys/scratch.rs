@@ -3,7 +3,7 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use super::large_pages::AlignedMap;
 use super::slot_file::allocate;
@@ -41,6 +41,8 @@ pub struct ScratchSlots {
     map: AlignedMap,
     slot_size: usize,
     states: Box<[AtomicU8]>,
+    /// How many have been filled: once it is all of them, nobody need look at each.
+    full_count: AtomicUsize,
 }
 
 /// The states of a slot, in their order: nobody has it; one thread writes to it; it never changes again.
@@ -68,7 +70,8 @@ impl ScratchSlots {
     fn with_pages(folder: &Path, count: usize, slot_size: usize, pages: Pages) -> io::Result<Self> {
         let size = count.checked_mul(slot_size).map(|size| size.max(1));
         let map = mapped(folder, size, pages)?;
-        Ok(Self { map, slot_size, states: (0..count).map(|_| AtomicU8::new(EMPTY)).collect() })
+        let states = (0..count).map(|_| AtomicU8::new(EMPTY)).collect();
+        Ok(Self { map, slot_size, states, full_count: AtomicUsize::new(0) })
     }
 
     /// Lets `fill` write to a slot that nobody has written to, and then lets everybody read it, if `fill` says that it is right;
@@ -86,13 +89,30 @@ impl ScratchSlots {
         if fill(slot) {
             // Pairs with the load in `get`: whoever sees `FULL` sees the bytes.
             state.store(FULL, Ordering::Release);
+            // Pairs with the load in `are_all_full`: whoever sees the last addition sees what was done before all of them.
+            self.full_count.fetch_add(1, Ordering::Release);
         }
+    }
+
+    /// How many slots have been filled from `first` on without a gap, `count_max` at most.
+    #[must_use]
+    pub fn full_count(&self, first: usize, count_max: usize) -> usize {
+        let states = self.states.get(first..).unwrap_or_default();
+        let count_max = count_max.min(states.len());
+        if self.are_all_full() {
+            return count_max;
+        }
+        states[..count_max].iter().take_while(|state| is_full(state)).count()
+    }
+
+    fn are_all_full(&self) -> bool {
+        self.full_count.load(Ordering::Acquire) == self.states.len()
     }
 
     /// Whether a slot has been filled.
     #[must_use]
     pub fn is_full(&self, index: usize) -> bool {
-        self.states.get(index).is_some_and(|state| state.load(Ordering::Acquire) == FULL)
+        self.states.get(index).is_some_and(is_full)
     }
 
     /// The bytes of a slot, if it has been filled.
@@ -106,7 +126,8 @@ impl ScratchSlots {
     pub fn bytes(&self, start: usize, size: usize) -> Option<&[u8]> {
         let end = start.checked_add(size)?;
         let slots = start.checked_div(self.slot_size)?..end.div_ceil(self.slot_size);
-        if !self.states.get(slots)?.iter().all(|state| state.load(Ordering::Acquire) == FULL) {
+        let states = self.states.get(slots)?;
+        if !self.are_all_full() && !states.iter().all(is_full) {
             return None;
         }
         // SAFETY: the slots lie within the mapping, whose size is that of all slots.
@@ -115,6 +136,10 @@ impl ScratchSlots {
         // file has no name and no other handle: nobody can shorten it.
         Some(unsafe { std::slice::from_raw_parts(start, size) })
     }
+}
+
+fn is_full(state: &AtomicU8) -> bool {
+    state.load(Ordering::Acquire) == FULL
 }
 
 /// What a map is made of.
