@@ -56,7 +56,7 @@ pub use interface::Interface;
 pub use link_watch::LinkWatch;
 pub use notify::Notifier;
 pub use output::{Output, OutputKind};
-pub use receive_socket::{ReceiveOptions, ReceiveSocket};
+pub use receive_socket::{ReceiveOptions, ReceiveSocket, Train};
 pub use scratch::{Scratch, ScratchSlots, free_space};
 pub use send_socket::{Lent, Memory, Message, SendOptions, SendSocket};
 pub use signals::StopSignal;

@@ -1,6 +1,7 @@
 //! The bytes on the wire (docs/PROTOCOL.md, sections 3 to 6): parse and emit. Every field that comes from the network is checked
 //! here, once; what is below gets values that cannot be wrong. No datagram can make this code panic or allocate.
 
+mod checksum;
 mod cursor;
 mod hashes;
 mod header;
@@ -63,8 +64,7 @@ pub fn parse_hashed(datagram: &[u8]) -> Result<(Header, Packet<'_>, u64), Malfor
         return Err(Malformed::Long);
     }
     let (head, payload) = datagram.split_first_chunk::<HEADER_SIZE>().ok_or(Malformed::Short)?;
-    let header = Header::parse(head)?;
-    let hash = header::checked_payload_hash(head, payload).ok_or(Malformed::Checksum)?;
+    let (header, hash) = header::parse(head, payload)?;
     let packet = match header.kind {
         Kind::Data => Packet::Data(payload),
         Kind::Manifest => Packet::Manifest(ManifestPayload::parse(&header, payload)?),

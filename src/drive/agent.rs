@@ -349,8 +349,10 @@ impl Watch<'_> {
             listener.receive(ends.into_iter().flatten().fold(now.after(LOOK_INTERVAL), Time::min))?;
             let now = clock::now();
             receiver.handle_wall_clock(clock::unix_seconds());
-            for (from, datagram) in listener.datagrams() {
-                receiver.handle_datagram(now, from, datagram);
+            for train in listener.trains() {
+                train.datagrams().for_each(|datagram| {
+                    receiver.handle_datagram(now, train.from, datagram);
+                });
             }
             receiver.handle_timeout(now);
             let is_too_large = receiver.counts().dropped(DropReason::TooLarge) > 0;

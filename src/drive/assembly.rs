@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::limits::{ASSEMBLY_BLOCKS, BLOCK_SIZE};
 use crate::object::block_size;
 use crate::receiver::Store;
+use crate::sys::memory;
 use crate::types::{BlockIndex, ObjectSize, Time};
 
 /// A block is put together only while a whole one comes in less than this, and is given up after it.
@@ -87,7 +88,10 @@ impl Assembly {
         };
         let open = &mut self.open[place];
         let within = (store.offset - open.block.offset()) as usize;
-        open.bytes[within..within + payload.len()].copy_from_slice(payload);
+        let (bytes, rest) = open.bytes[within..].split_at_mut(payload.len());
+        bytes.copy_from_slice(payload);
+        // The next symbol's place: its stores then find it near, and need not wait for memory.
+        memory::prefetch(&rest[..rest.len().min(payload.len())]);
         open.stores.push(*store);
         open.filled += payload.len();
         if open.filled == open.size {

@@ -21,7 +21,7 @@ use crate::limits::{BLOCK_SIZE, GSO_MESSAGE_SIZE_MAX, GSO_SEGMENT_COUNT_MAX, HEA
 use crate::receiver::{Action, Receiver, ReceiverConfig, Verdict, plain_memory};
 use crate::sender::{Fec, Outgoing, Pacing, Sender, SenderConfig, Step};
 use crate::sys::{
-    Interface, Memory, Message, Scratch, SendOptions, SendSocket, SourceFile, SourceMap, Target, clock, memory,
+    Interface, Memory, Message, Scratch, SendOptions, SendSocket, SourceFile, SourceMap, Target, Train, clock, memory,
 };
 use crate::types::{BlockIndex, SymbolSize, Time};
 
@@ -394,16 +394,27 @@ impl Recording {
     }
 
     /// The packets with their sender, as the kernel would hand them over.
-    pub(super) fn batches(&self) -> impl Iterator<Item = impl Iterator<Item = (SocketAddr, &[u8])>> {
-        let from = SocketAddr::from(([192, 0, 2, 1], 4000));
+    pub(super) fn batches(&self) -> impl Iterator<Item = impl Iterator<Item = Train<'_>>> {
         let starts = (0..self.ends.len()).step_by(BATCH_DATAGRAM_COUNT);
         starts.map(move |first| {
-            let last = self.ends.len().min(first + BATCH_DATAGRAM_COUNT);
-            (first..last).map(move |index| {
-                let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
-                (from, &self.bytes[start..self.ends[index]])
+            let (mut next, end) = (first, self.ends.len().min(first + BATCH_DATAGRAM_COUNT));
+            std::iter::from_fn(move || {
+                let train = (next < end).then(|| self.train(next, end.min(next + SEGMENT_COUNT)))?;
+                next += train.datagrams().count();
+                Some(train)
             })
         })
+    }
+
+    /// The packets from index `first` on, but not beyond `end`, that come in one buffer: those of equal size, and a shorter one.
+    fn train(&self, first: usize, end: usize) -> Train<'_> {
+        let start = |index: usize| if index == 0 { 0 } else { self.ends[index - 1] };
+        let size = |index: usize| self.ends[index] - start(index);
+        let equal = (first..end).take_while(|&index| size(index) == size(first)).count();
+        let behind = first + equal;
+        let has_shorter = behind < end && size(behind) < size(first);
+        let bytes = &self.bytes[start(first)..self.ends[behind - 1 + usize::from(has_shorter)]];
+        Train::new(SocketAddr::from(([192, 0, 2, 1], 4000)), bytes, size(first))
     }
 }
 
@@ -434,8 +445,10 @@ impl Replay {
         let now = Time::from_nanos(1);
         let config = ReceiverConfig { size_max: u64::MAX, timeout: None, idle_timeout: None, decode: true };
         let mut receiver = Receiver::new(now, config);
-        let (from, manifest) = recording.batches().flatten().next().expect("a recording begins with the manifest");
-        let _ = receiver.handle_datagram(now, from, manifest);
+        let first = recording.train(0, 1);
+        for manifest in first.datagrams() {
+            let _ = receiver.handle_datagram(now, first.from, manifest);
+        }
         let Some(Action::Prepare { manifest, word_count, .. }) = receiver.poll_action() else {
             panic!("a recording begins with the manifest")
         };
@@ -469,11 +482,14 @@ impl Replay {
         for batch in recording.batches().skip(first).take(count) {
             match &mut self.sink {
                 Sink::File(target) => runs::take(&mut self.receiver, Some(target), &mut self.memory, now, batch)?,
-                Sink::Memory(memory) => batch.for_each(|(from, datagram)| {
-                    let Verdict::Store(store) = self.receiver.handle_datagram(now, from, datagram) else { return };
-                    let start = usize::try_from(store.offset).expect("an object in memory");
-                    memory[start..start + usize::from(store.size)].copy_from_slice(&datagram[HEADER_SIZE..]);
-                    self.receiver.handle_stored(&[store]);
+                Sink::Memory(memory) => batch.for_each(|train| {
+                    for datagram in train.datagrams() {
+                        let verdict = self.receiver.handle_datagram(now, train.from, datagram);
+                        let Verdict::Store(store) = verdict else { continue };
+                        let start = usize::try_from(store.offset).expect("an object in memory");
+                        memory[start..start + usize::from(store.size)].copy_from_slice(&datagram[HEADER_SIZE..]);
+                        self.receiver.handle_stored(&[store]);
+                    }
                 }),
             }
         }

@@ -9,13 +9,14 @@ use serde_json::{Value, json};
 use super::end;
 use super::listen::{ListenOptions, Listener};
 use super::report::{self, Report, Standing};
+use super::runs::singles;
 use super::tally::{self, Loss, dropped_fields, sender_fields};
 use super::telling::Telling;
 use crate::digest::zero_block_value;
 use crate::failure::{Exit, Failure};
 use crate::limits::{BLOCK_SIZE, HEADER_SIZE};
 use crate::receiver::{Action, DropReason, GiveUp, Receiver, ReceiverConfig, Verdict, Work, plain_memory};
-use crate::sys::{StopSignal, clock, memory, signals};
+use crate::sys::{StopSignal, Train, clock, memory, signals};
 use crate::types::Time;
 
 /// Between two looks at signals while nothing comes.
@@ -96,22 +97,21 @@ struct Tally {
 
 impl Tally {
     /// Hands datagrams to the machine, and counts the symbols that it would have kept.
-    fn take<'a>(
-        &mut self,
-        receiver: &mut Receiver,
-        now: Time,
-        datagrams: impl Iterator<Item = (SocketAddr, &'a [u8])>,
-    ) {
-        for (from, datagram) in datagrams {
+    fn take<'a>(&mut self, receiver: &mut Receiver, now: Time, trains: impl Iterator<Item = Train<'a>>) {
+        for train in trains {
             self.first.get_or_insert(now);
-            match receiver.handle_datagram(now, from, datagram) {
-                Verdict::Store(store) => receiver.handle_stored(&[store]),
-                Verdict::Keep(kept) => receiver.handle_kept(kept, true),
-                Verdict::Taken | Verdict::Dropped(_) => continue,
-            }
-            self.symbols += 1;
-            self.bytes += datagram.len().saturating_sub(HEADER_SIZE) as u64;
+            train.datagrams().for_each(|datagram| self.take_one(receiver, now, train.from, datagram));
         }
+    }
+
+    fn take_one(&mut self, receiver: &mut Receiver, now: Time, from: SocketAddr, datagram: &[u8]) {
+        match receiver.handle_datagram(now, from, datagram) {
+            Verdict::Store(store) => receiver.handle_stored(&[store]),
+            Verdict::Keep(kept) => receiver.handle_kept(kept, true),
+            Verdict::Taken | Verdict::Dropped(_) => return,
+        }
+        self.symbols += 1;
+        self.bytes += datagram.len().saturating_sub(HEADER_SIZE) as u64;
     }
 
     fn seconds(&self, now: Time) -> f64 {
@@ -165,7 +165,7 @@ impl Measurement<'_> {
             let deadline = self.receiver.poll_timeout().map_or(look, |timeout| timeout.min(look));
             self.listener.receive(deadline)?;
             let now = clock::now();
-            self.tally.take(&mut self.receiver, now, self.listener.datagrams());
+            self.tally.take(&mut self.receiver, now, self.listener.trains());
             has_worked = self.work(now);
             self.telling.count_host_drops(now, &mut self.receiver, &self.listener);
             self.receiver.handle_timeout(now);
@@ -194,7 +194,7 @@ impl Measurement<'_> {
                     self.say_what_comes();
                     self.report.restart(now);
                     let early = self.receiver.handle_prepared(now, false, plain_memory(0));
-                    self.tally.take(&mut self.receiver, now, early.datagrams());
+                    self.tally.take(&mut self.receiver, now, singles(&early));
                 }
                 Action::Remap { .. } => unreachable!("a receiver that counts has no map"),
                 // No block of the object has data.
@@ -351,7 +351,7 @@ mod tests {
                 tally.take(&mut receiver, now, batch);
                 if let Some(Action::Prepare { .. }) = receiver.poll_action() {
                     let early = receiver.handle_prepared(now, false, plain_memory(0));
-                    tally.take(&mut receiver, now, early.datagrams());
+                    tally.take(&mut receiver, now, singles(&early));
                 }
             }
         }

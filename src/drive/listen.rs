@@ -17,7 +17,7 @@ use crate::discovery::{Discovery, DiscoveryConfig, Family, Origin, SourceName};
 use crate::failure::{Exit, Failure};
 use crate::limits::RECEIVE_SOCKET_COUNT_MAX;
 use crate::receiver::SenderEntry;
-use crate::sys::{clock, random};
+use crate::sys::{Train, clock, random};
 use crate::types::{Time, announcement_group};
 
 /// Between two looks at the interface, the sources and the DNS.
@@ -226,8 +226,8 @@ impl Listener {
     }
 
     /// The datagrams of the last batch, with their senders.
-    pub(super) fn datagrams(&self) -> impl Iterator<Item = (SocketAddr, &[u8])> {
-        self.memberships.datagrams()
+    pub(super) fn trains(&self) -> impl Iterator<Item = Train<'_>> {
+        self.memberships.trains()
     }
 
     /// Buffers that the kernel has dropped, modulo 2^32.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::failure::{Exit, Failure};
 use crate::limits::{JOIN_RETRY_INTERVAL, RECEIVE_SOCKET_COUNT_MAX};
-use crate::sys::{ReceiveOptions, ReceiveSocket, clock};
+use crate::sys::{ReceiveOptions, ReceiveSocket, Train, clock};
 use crate::types::Time;
 
 /// A group and port, and the source to hear; without one, whatever is sent to it.
@@ -92,8 +92,8 @@ impl Memberships {
     }
 
     /// The datagrams of the last batch.
-    pub(super) fn datagrams(&self) -> impl Iterator<Item = (SocketAddr, &[u8])> {
-        self.current.into_iter().flat_map(|place| self.sockets[place].datagrams())
+    pub(super) fn trains(&self) -> impl Iterator<Item = Train<'_>> {
+        self.current.into_iter().flat_map(|place| self.sockets[place].trains())
     }
 
     /// What the kernel has dropped: see [`ReceiveSocket::dropped_buffers`].
@@ -252,7 +252,7 @@ mod tests {
         let mut senders = Vec::new();
         while senders.len() < count {
             assert!(memberships.receive(soon()).unwrap() > 0, "{senders:?} and no more");
-            senders.extend(memberships.datagrams().map(|(from, _)| from.ip()));
+            senders.extend(memberships.trains().flat_map(|train| train.datagrams().map(move |_| train.from.ip())));
         }
         senders
     }
@@ -315,7 +315,7 @@ mod tests {
         assert_eq!(of_first(&senders), 40);
         assert!((1..40).contains(&of_first(&senders[..40])), "neither waits for the other to end");
         assert_eq!(memberships.receive(clock::now()).unwrap(), 0);
-        assert_eq!(memberships.datagrams().count(), 0, "no batch is given twice");
+        assert_eq!(memberships.trains().count(), 0, "no batch is given twice");
     }
 
     #[test]

@@ -136,8 +136,8 @@ impl Transfer<'_> {
             let now = clock::now();
             self.receiver.handle_wall_clock(clock::unix_seconds());
             let stored = self.receiver.counts().stored;
-            let datagrams = self.listener.datagrams();
-            runs::take(&mut self.receiver, self.target.as_deref(), &mut self.memory, now, datagrams)
+            let trains = self.listener.trains();
+            runs::take(&mut self.receiver, self.target.as_deref(), &mut self.memory, now, trains)
                 .map_err(|error| self.write_failure(&error))?;
             if self.receiver.counts().stored > stored {
                 self.last_symbol = now;
@@ -331,7 +331,7 @@ impl Transfer<'_> {
         self.report.restart(now);
         let memory = self.slot_memory(word_count)?;
         let early = self.receiver.handle_prepared(now, reused, memory);
-        runs::take(&mut self.receiver, self.target.as_deref(), &mut self.memory, now, early.datagrams())
+        runs::take(&mut self.receiver, self.target.as_deref(), &mut self.memory, now, runs::singles(&early))
             .map_err(|error| self.write_failure(&error))?;
         self.work(now)
     }

@@ -2,13 +2,12 @@
 //! whole block is put together first.
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 
 use super::assembly::Assembly;
 use super::kept::KeptSymbols;
 use crate::limits::HEADER_SIZE;
-use crate::receiver::{Receiver, Store, Verdict};
-use crate::sys::{Target, memory};
+use crate::receiver::{Receiver, Store, Verdict, Waiting};
+use crate::sys::{Target, Train, memory};
 use crate::types::{BlockIndex, Esi, Time};
 
 /// Symbols of one run at most.
@@ -34,35 +33,41 @@ pub(super) fn take<'a>(
     target: Option<&Target>,
     held: &mut Memory,
     now: Time,
-    datagrams: impl Iterator<Item = (SocketAddr, &'a [u8])>,
+    trains: impl Iterator<Item = Train<'a>>,
 ) -> io::Result<()> {
     let mut run =
         Run { parts: [IoSlice::new(&[]); RUN_LENGTH_MAX], stores: [NOTHING; RUN_LENGTH_MAX], length: 0, end: 0 };
     let mut result = Ok(());
     let object_size = receiver.manifest().map(|manifest| manifest.size);
-    let mut datagrams = datagrams.peekable();
-    while let Some((from, datagram)) = datagrams.next() {
-        // The kernel has just copied it here, but by way of memory.
-        datagrams.peek().into_iter().for_each(|(_, next)| memory::prefetch(next));
-        match receiver.handle_datagram(now, from, datagram) {
-            Verdict::Store(store) => {
-                let size = object_size.expect("there are symbols only of an object");
-                if held.assembly.take(now, &store, size, &datagram[HEADER_SIZE..]) {
-                    continue;
+    for train in trains {
+        for (index, datagram) in train.datagrams().enumerate() {
+            // The kernel has just copied it here, but by way of memory.
+            train.datagram(index + 1).into_iter().for_each(memory::prefetch);
+            match receiver.handle_datagram(now, train.from, datagram) {
+                Verdict::Store(store) => {
+                    let size = object_size.expect("there are symbols only of an object");
+                    if held.assembly.take(now, &store, size, &datagram[HEADER_SIZE..]) {
+                        continue;
+                    }
+                    if !run.takes(&store) {
+                        result = result.and(run.write(receiver, target));
+                    }
+                    run.push(store, &datagram[HEADER_SIZE..]);
                 }
-                if !run.takes(&store) {
-                    result = result.and(run.write(receiver, target));
+                Verdict::Keep(kept) => {
+                    let is_kept = held.kept.keep(receiver, kept, &datagram[HEADER_SIZE..]);
+                    receiver.handle_kept(kept, is_kept);
                 }
-                run.push(store, &datagram[HEADER_SIZE..]);
+                Verdict::Taken | Verdict::Dropped(_) => {}
             }
-            Verdict::Keep(kept) => {
-                let is_kept = held.kept.keep(receiver, kept, &datagram[HEADER_SIZE..]);
-                receiver.handle_kept(kept, is_kept);
-            }
-            Verdict::Taken | Verdict::Dropped(_) => {}
         }
     }
     result.and(run.write(receiver, target))
+}
+
+/// Packets that have waited, in the order in which they came.
+pub(super) fn singles(waiting: &Waiting) -> impl Iterator<Item = Train<'_>> {
+    waiting.datagrams().map(|(from, datagram)| Train::single(from, datagram))
 }
 
 /// Symbols side by side.

@@ -64,11 +64,47 @@ struct Received {
     hop_limit: Option<u8>,
 }
 
-impl Received {
-    /// An empty datagram is one too.
-    fn datagram_count(&self) -> usize {
-        self.size.div_ceil(self.segment_size).max(1)
+/// Datagrams of one sender, one after the other as they came.
+#[derive(Clone, Copy, Debug)]
+pub struct Train<'a> {
+    /// Who sent them.
+    pub from: SocketAddr,
+    bytes: &'a [u8],
+    segment_size: usize,
+}
+
+impl<'a> Train<'a> {
+    /// Datagrams of `segment_size` bytes each, but the last, which may be shorter.
+    #[must_use]
+    pub fn new(from: SocketAddr, bytes: &'a [u8], segment_size: usize) -> Self {
+        Self { from, bytes, segment_size: segment_size.max(1) }
     }
+
+    /// One datagram alone.
+    #[must_use]
+    pub fn single(from: SocketAddr, datagram: &'a [u8]) -> Self {
+        Self::new(from, datagram, datagram.len())
+    }
+
+    /// The datagrams.
+    pub fn datagrams(self) -> impl Iterator<Item = &'a [u8]> {
+        (0..datagram_count(self.bytes.len(), self.segment_size)).filter_map(move |index| self.datagram(index))
+    }
+
+    /// The datagram of this index.
+    #[must_use]
+    pub fn datagram(&self, index: usize) -> Option<&'a [u8]> {
+        if index >= datagram_count(self.bytes.len(), self.segment_size) {
+            return None;
+        }
+        let rest = &self.bytes[index * self.segment_size..];
+        Some(&rest[..rest.len().min(self.segment_size)])
+    }
+}
+
+/// An empty datagram is one too.
+fn datagram_count(size: usize, segment_size: usize) -> usize {
+    size.div_ceil(segment_size).max(1)
 }
 
 impl ReceiveSocket {
@@ -219,18 +255,24 @@ impl ReceiveSocket {
             };
         };
         self.account(filled);
-        Ok(self.received[..self.received_count].iter().map(Received::datagram_count).sum())
+        Ok(self.received[..self.received_count]
+            .iter()
+            .map(|received| datagram_count(received.size, received.segment_size))
+            .sum())
     }
 
     /// The datagrams of the last batch with their senders, in the order in which the kernel delivered them.
     pub fn datagrams(&self) -> impl Iterator<Item = (SocketAddr, &[u8])> {
+        self.trains().flat_map(|train| train.datagrams().map(move |datagram| (train.from, datagram)))
+    }
+
+    /// The same, those together that came in one buffer.
+    pub fn trains(&self) -> impl Iterator<Item = Train<'_>> {
         let buffers = self.batch.arena.chunks_exact(RECEIVE_BUFFER_SIZE);
-        self.received[..self.received_count].iter().zip(buffers).flat_map(|(received, buffer)| {
-            let bytes = &buffer[..received.size];
-            (0..received.datagram_count()).map(move |i| {
-                let start = i * received.segment_size;
-                (received.sender_addr, &bytes[start..bytes.len().min(start + received.segment_size)])
-            })
+        self.received[..self.received_count].iter().zip(buffers).map(|(received, buffer)| Train {
+            from: received.sender_addr,
+            bytes: &buffer[..received.size],
+            segment_size: received.segment_size,
         })
     }
 

@@ -30,10 +30,6 @@ impl<'a> Reader<'a> {
         self.bytes().map(u16::from_be_bytes)
     }
 
-    pub(super) fn u32(&mut self) -> Option<u32> {
-        self.bytes().map(u32::from_be_bytes)
-    }
-
     pub(super) fn u48(&mut self) -> Option<u64> {
         let [a, b, c, d, e, f] = self.bytes()?;
         Some(u64::from_be_bytes([0, 0, a, b, c, d, e, f]))
@@ -68,10 +64,6 @@ impl<'a> Writer<'a> {
     }
 
     pub(super) fn u16(&mut self, value: u16) -> &mut Self {
-        self.bytes(&value.to_be_bytes())
-    }
-
-    pub(super) fn u32(&mut self, value: u32) -> &mut Self {
         self.bytes(&value.to_be_bytes())
     }
 

@@ -3,13 +3,12 @@
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Malformed;
-use super::cursor::{Reader, Writer};
+use super::checksum::Leading;
 use crate::limits::HEADER_SIZE;
 use crate::types::{BlockIndex, ChannelId, CodeId, Esi, ObjectId, ObjectKey, ObjectSize, Position, SizeTag};
 
 const MAGIC: u16 = 0x107D;
 const VERSION: u8 = 1;
-const CHECKSUM_OFFSET: usize = HEADER_SIZE - 8;
 
 /// Whether these bytes begin as every packet does: all that can be said where the rest is missing.
 #[must_use]
@@ -71,56 +70,66 @@ pub struct Header {
 impl Header {
     /// The bytes of the header with zeroes for the checksum; [`seal`] completes them.
     pub fn emit(&self, out: &mut [u8; HEADER_SIZE]) {
-        Writer::new(out)
-            .u16(MAGIC)
-            .u8(VERSION)
-            .u8(self.kind.to_wire())
-            .u8(self.channel.0)
-            .u8(self.size_tag.0 << 4 | self.code.0)
-            .u48(self.position.value())
-            .bytes(&self.key.id.0)
-            .u48(self.key.size.bytes())
-            .u16(self.esi.0)
-            .u32(self.block.0)
-            .bytes(&[0; 8]);
+        self.leading().emit(0, out);
+    }
+
+    fn leading(&self) -> Leading {
+        let position = self.position.value();
+        let [a, b, c, d, rest @ ..] = self.key.id.0;
+        let kinds = u64::from(MAGIC) << 48 | u64::from(VERSION) << 40 | u64::from(self.kind.to_wire()) << 32;
+        let session = u64::from(self.channel.0) << 24 | u64::from(self.size_tag.0 << 4 | self.code.0) << 16;
+        let words = [
+            kinds | session | position >> 32,
+            position << 32 | u64::from(u32::from_be_bytes([a, b, c, d])),
+            u64::from_be_bytes(rest),
+            self.key.size.bytes() << 16 | u64::from(self.esi.0),
+        ];
+        Leading { words, last: self.block.0 }
     }
 
     /// Rules 2 to 4 of section 4, in their order.
-    pub(super) fn parse(head: &[u8; HEADER_SIZE]) -> Result<Self, Malformed> {
-        let mut reader = Reader::new(head);
-        if reader.u16() != Some(MAGIC) {
+    fn parse(leading: &Leading) -> Result<Self, Malformed> {
+        let [a, b, id_end, d] = leading.words;
+        if (a >> 48) as u16 != MAGIC {
             return Err(Malformed::Magic);
         }
-        if reader.u8() != Some(VERSION) {
+        if (a >> 40) as u8 != VERSION {
             return Err(Malformed::Version);
         }
-        let kind = reader.u8().and_then(Kind::from_wire).ok_or(Malformed::Kind)?;
-        Self::parse_fields(kind, &mut reader).ok_or(Malformed::Short)
-    }
-
-    fn parse_fields(kind: Kind, reader: &mut Reader<'_>) -> Option<Self> {
-        let channel = ChannelId(reader.u8()?);
-        let tag_and_code = reader.u8()?;
-        Some(Self {
+        let kind = Kind::from_wire((a >> 32) as u8).ok_or(Malformed::Kind)?;
+        let mut id = [0; 12];
+        id[..4].copy_from_slice(&(b as u32).to_be_bytes());
+        id[4..].copy_from_slice(&id_end.to_be_bytes());
+        // Both have 48 bits.
+        let fields = Position::new((a & 0xffff) << 32 | b >> 32).zip(ObjectSize::new(d >> 16));
+        let (position, size) = fields.ok_or(Malformed::Short)?;
+        Ok(Self {
             kind,
-            channel,
-            code: CodeId(tag_and_code & 0b111),
-            size_tag: SizeTag(tag_and_code >> 4),
-            position: Position::new(reader.u48()?)?,
-            key: ObjectKey { id: ObjectId(reader.bytes()?), size: ObjectSize::new(reader.u48()?)? },
-            esi: Esi(reader.u16()?),
-            block: BlockIndex(reader.u32()?),
+            channel: ChannelId((a >> 24) as u8),
+            code: CodeId((a >> 16) as u8 & 0b111),
+            size_tag: SizeTag((a >> 20) as u8 & 0b1111),
+            position,
+            key: ObjectKey { id: ObjectId(id), size },
+            esi: Esi(d as u16),
+            block: BlockIndex(leading.last),
         })
     }
 }
 
-/// The checksum over a header, whatever its checksum field holds, and the hash of its payload.
-fn checksum(head: &[u8; HEADER_SIZE], payload_hash: u64) -> u64 {
-    let mut sealed = *head;
-    if let Some(field) = sealed.last_chunk_mut::<8>() {
-        *field = payload_hash.to_be_bytes();
-    }
-    xxh3_64(&sealed)
+/// Rules 2 to 5 of section 4, in their order: the header, and the hash of the payload.
+#[inline]
+pub(super) fn parse(head: &[u8; HEADER_SIZE], payload: &[u8]) -> Result<(Header, u64), Malformed> {
+    let header = Header::parse(&Leading::of(head))?;
+    let hash = checked_payload_hash(head, payload).ok_or(Malformed::Checksum)?;
+    Ok((header, hash))
+}
+
+/// Rule 5 alone: the hash of the payload if the checksum holds.
+#[inline]
+pub(super) fn checked_payload_hash(head: &[u8; HEADER_SIZE], payload: &[u8]) -> Option<u64> {
+    let hash = xxh3_64(payload);
+    let found = head.last_chunk().map(|field| u64::from_be_bytes(*field));
+    (found == Some(Leading::of(head).checksum(hash))).then_some(hash)
 }
 
 /// The hash of a payload that goes into the checksum. It is that of the bytes alone: a sender may keep it.
@@ -138,12 +147,6 @@ pub fn seal(packet: &mut [u8]) {
 /// The same, where the hash of the payload is known.
 pub fn seal_with(packet: &mut [u8], payload_hash: u64) {
     let head = packet.first_chunk_mut::<HEADER_SIZE>().expect("a packet starts with a header");
-    let sum = checksum(head, payload_hash);
-    head[CHECKSUM_OFFSET..].copy_from_slice(&sum.to_be_bytes());
-}
-
-/// Rule 5 of section 4: the hash of the payload if the checksum holds.
-pub(super) fn checked_payload_hash(head: &[u8; HEADER_SIZE], payload: &[u8]) -> Option<u64> {
-    let hash = xxh3_64(payload);
-    (head.last_chunk::<8>() == Some(&checksum(head, hash).to_be_bytes())).then_some(hash)
+    let leading = Leading::of(head);
+    leading.emit(leading.checksum(payload_hash), head);
 }
