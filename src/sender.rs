@@ -310,10 +310,19 @@ impl Sender {
     }
 
     fn manifest_due(&self, now: Time) -> bool {
+        self.until_manifest(now) == 0
+    }
+
+    /// How many data packets can go before a manifest packet is due.
+    fn until_manifest(&self, now: Time) -> u64 {
         match self.manifest_at {
-            _ if !self.share.has_control() => false,
-            None => true,
-            Some(at) => self.data_since_manifest >= self.manifest_every && now >= at.after(MANIFEST_INTERVAL_MIN),
+            _ if !self.share.has_control() => u64::MAX,
+            None => 0,
+            Some(at) if now < at.after(MANIFEST_INTERVAL_MIN) => u64::MAX,
+            Some(_) => {
+                let left = self.manifest_every.saturating_sub(self.data_since_manifest);
+                left.div_ceil(self.share.count().into())
+            }
         }
     }
 
@@ -351,18 +360,22 @@ impl Sender {
 
     fn next_data(&mut self, is_ready: impl Fn(SentBlock) -> bool) -> Outgoing {
         self.note_data_packets(1);
-        let cursor = self.cursor.as_mut().expect("there are data packets");
-        let (position, block, esi) = cursor.symbol();
+        let (position, block, esi) = self.cursor.expect("there are data packets").symbol();
         if self.carousel.is_repair(block, esi) {
             let sent = self.carousel.sent_block(block).expect("a block that is sent");
             if !is_ready(sent) {
                 return self.next_outside(sent);
             }
         }
-        cursor.advance(&self.carousel);
-        self.counts.data += 1;
-        self.count_down(1);
+        self.pass(1);
         Outgoing::Data { position: Position::new(position).expect("within the cycle"), block, esi }
+    }
+
+    /// So many positions go, of one block at most.
+    fn pass(&mut self, count: u64) {
+        self.cursor.as_mut().expect("there are data packets").advance_by(count, &self.carousel);
+        self.counts.data += count;
+        self.count_down(count);
     }
 
     /// A source symbol instead of one that is not there yet. It has no position, so that nobody takes it for loss, and the

@@ -105,7 +105,8 @@ impl Burst {
         }
     }
 
-    /// Adds the first of `count` such packets, and those behind it that share its message; answers with how many that are.
+    /// Adds the first of `count` packets of `size` bytes each that lie one right behind the other, and those that go in its message with
+    /// it; answers with how many that are.
     fn add(&mut self, memory: Memory, start: usize, size: usize, count: usize) -> usize {
         let added = match (self.messages.last_mut(), self.segment_counts.last_mut()) {
             (Some(last), Some(segment_count)) if self.gso => {
@@ -118,6 +119,7 @@ impl Burst {
                     _ => count,
                 };
                 let mut added = room.min(GSO_SEGMENT_COUNT_MAX - *segment_count);
+                // Most fit: to divide each time would cost more than all the rest.
                 if last.size + size * added > GSO_MESSAGE_SIZE_MAX {
                     added = (GSO_MESSAGE_SIZE_MAX - last.size) / size;
                 }
@@ -212,9 +214,13 @@ mod tests {
         };
         // One behind the other with a shorter one at the end; a gap; small ones; and a longer one behind shorter ones.
         let parts = [(0, 1452, 100), (145_200, 700, 1), (145_900, 1452, 3), (200_000, 100, 130), (213_000, 1452, 2)];
+        // A message that goes on beyond its bound by size, and one by number; several shorter ones.
+        let others = [(0, 1452, 10), (14_520, 1452, 40), (72_600, 700, 3), (80_000, 100, 60), (86_000, 100, 10)];
         for gso in [true, false] {
             assert_eq!(pushed(gso, &parts, true), pushed(gso, &parts, false));
+            assert_eq!(pushed(gso, &others, true), pushed(gso, &others, false));
         }
+        assert_eq!(pushed(true, &others, true).1, [45, 6, 2, 64, 6]);
         let (messages, counts, packet_count, _) = pushed(true, &parts, true);
         assert_eq!(counts, [45, 45, 11, 3, 64, 64, 2, 2]);
         assert_eq!((messages[2].size, messages[2].segment_size, packet_count), (10 * 1452 + 700, 1452, 236));

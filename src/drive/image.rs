@@ -103,7 +103,7 @@ impl Image {
 
     /// Adds the packets of a stretch, all of which are there, to a burst.
     pub(super) fn push(&self, stretch: &Stretch, burst: &mut Burst) {
-        let Some(index) = self.index_of(stretch.first) else { return };
+        let index = self.index_of(stretch.first).expect("the packets of the stretch are there");
         let start = |place: usize| (index + place) * self.slot_size;
         let last = usize::try_from(stretch.count).expect("within an image") - 1;
         if stretch.size == self.slot_size {
@@ -251,8 +251,8 @@ mod tests {
     use super::*;
     use crate::digest::{ObjectTree, block_value};
     use crate::fec::Encoder;
-    use crate::sender::{Content, Fec, Outgoing, Pacing, Sender, SenderConfig, SentBlock};
-    use crate::types::{ObjectSize, SymbolSize};
+    use crate::sender::{Content, Fec, Outgoing, Pacing, Sender, SenderConfig, SentBlock, WideStep};
+    use crate::types::{ObjectSize, SymbolSize, Time};
 
     const MIB: usize = 1 << 20;
 
@@ -329,6 +329,40 @@ mod tests {
                 }
             }
             prop_assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the image has no name");
+        }
+
+        /// Also where symbols are shorter than their slots, as those of a last block that is a single symbol.
+        #[test]
+        fn stretch_of_the_image_goes_as_the_packets_it_stands_for(
+            size in prop_oneof![1409usize..2 * MIB + 9000, MIB + 1..MIB + 1400], percent in prop::sample::select(vec![0u16, 50]),
+            gso in any::<bool>(), count_max in 1u64..200,
+        ) {
+            let (mut sender, content) = sender_of(size, percent);
+            let folder = tempfile::tempdir().unwrap();
+            let image = Image::of_cycle(folder.path(), sender.carousel()).unwrap();
+            let all: Vec<_> = (0..sender.carousel().cycle_length()).map(|position| {
+                let outgoing = sender.data_at(position);
+                let Outgoing::Data { position, .. } = outgoing else { unreachable!("a data packet") };
+                let packet = composed(&sender, &content, &outgoing);
+                image.packet(position, packet.len(), |out| {
+                    out.copy_from_slice(&packet);
+                    true
+                });
+                packet
+            }).collect();
+            let mut burst = Burst::new(gso, sender.packet_size_max());
+            for turn in 0..400 {
+                let now = Time::from_nanos(turn * 100_000);
+                let WideStep::SendStretch(stretch) = sender.poll_stretch(now, &content, count_max) else { continue };
+                burst.clear();
+                image.push(&stretch, &mut burst);
+                let messages = burst.messages().iter().map(|message| {
+                    (image.slots().bytes(message.start, message.size).expect("all are there"), message.segment_size)
+                });
+                let sent: Vec<_> = messages.flat_map(|(bytes, segment_size)| bytes.chunks(segment_size)).collect();
+                let first = usize::try_from(stretch.first.value()).unwrap();
+                prop_assert_eq!(&sent[..], &all[first..first + stretch.count as usize]);
+            }
         }
 
         #[test]

@@ -225,7 +225,7 @@ impl Listener {
             .map_err(|error| Failure::io(Exit::Io, format!("receive {self}"), &error))
     }
 
-    /// The datagrams of the last batch, with their senders.
+    /// The last batch: see [`ReceiveSocket::trains`](crate::sys::ReceiveSocket::trains).
     pub(super) fn trains(&self) -> impl Iterator<Item = Train<'_>> {
         self.memberships.trains()
     }

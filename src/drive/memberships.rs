@@ -91,7 +91,7 @@ impl Memberships {
         Ok(count)
     }
 
-    /// The datagrams of the last batch.
+    /// The last batch: see [`ReceiveSocket::trains`].
     pub(super) fn trains(&self) -> impl Iterator<Item = Train<'_>> {
         self.current.into_iter().flat_map(|place| self.sockets[place].trains())
     }

@@ -39,10 +39,12 @@ pub(super) fn take<'a>(
         Run { parts: [IoSlice::new(&[]); RUN_LENGTH_MAX], stores: [NOTHING; RUN_LENGTH_MAX], length: 0, end: 0 };
     let mut result = Ok(());
     let object_size = receiver.manifest().map(|manifest| manifest.size);
-    for train in trains {
+    let mut trains = trains.peekable();
+    while let Some(train) = trains.next() {
+        let behind = trains.peek().and_then(|next| next.datagram(0));
         for (index, datagram) in train.datagrams().enumerate() {
             // The kernel has just copied it here, but by way of memory.
-            train.datagram(index + 1).into_iter().for_each(memory::prefetch);
+            train.datagram(index + 1).or(behind).into_iter().for_each(memory::prefetch);
             match receiver.handle_datagram(now, train.from, datagram) {
                 Verdict::Store(store) => {
                     let size = object_size.expect("there are symbols only of an object");

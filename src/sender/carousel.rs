@@ -215,7 +215,7 @@ impl Cursor {
         (self.position, self.block, Esi(self.esi))
     }
 
-    /// How many of the next symbols, this one included, are symbols of one block one after another, none before it has gone around.
+    /// How many positions from this one on have consecutive symbols of this block: to the end of the run, or to the block's last symbol.
     pub(super) fn left(&self) -> u64 {
         self.left.min(u64::from(self.symbol_count - self.esi))
     }

@@ -177,7 +177,7 @@ impl Pacer {
         if self.nanos == 0 {
             return u64::MAX;
         }
-        self.burst_end.saturating_sub(self.spent).div_ceil(self.units_of(ip_size).max(1))
+        self.burst_end.saturating_sub(self.spent).div_ceil(self.units_of(ip_size))
     }
 
     /// `count` packets of so many bytes each at IP level go.

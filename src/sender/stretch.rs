@@ -1,6 +1,6 @@
 //! Several data packets at once: for a caller who has them side by side already, and whose time would go into asking for each.
 
-use super::{BlockIndex, Content, Esi, MANIFEST_INTERVAL_MIN, Outgoing, Position, Sender, SentBlock, Step, Time};
+use super::{BlockIndex, Content, Esi, Outgoing, Position, Sender, SentBlock, Step, Time};
 
 /// Data packets at consecutive positions. All have the same size but the last, which may be shorter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,22 +74,10 @@ impl Sender {
             .fold(cursor.left().min(before_other_size).min(self.until_manifest(now)), u64::min)
     }
 
-    /// How many data packets can go before a manifest packet is due.
-    fn until_manifest(&self, now: Time) -> u64 {
-        match self.manifest_at {
-            _ if !self.share.has_control() => u64::MAX,
-            None => 0,
-            Some(at) if now < at.after(MANIFEST_INTERVAL_MIN) => u64::MAX,
-            Some(_) => self.manifest_every.saturating_sub(self.data_since_manifest).div_ceil(self.share.count().into()),
-        }
-    }
-
     /// Hands out the next `count` packets, of which [`Self::alike`] has said that they go.
     fn hand_out(&mut self, size: usize, count: u64) {
         self.note_data_packets(count);
-        self.cursor.as_mut().expect("there are data packets").advance_by(count, &self.carousel);
-        self.counts.data += count;
-        self.count_down(count);
+        self.pass(count);
         self.spend(size, count);
     }
 

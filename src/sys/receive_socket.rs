@@ -88,16 +88,14 @@ impl<'a> Train<'a> {
 
     /// The datagrams.
     pub fn datagrams(self) -> impl Iterator<Item = &'a [u8]> {
-        (0..datagram_count(self.bytes.len(), self.segment_size)).filter_map(move |index| self.datagram(index))
+        (0..).map_while(move |index| self.datagram(index))
     }
 
     /// The datagram of this index.
     #[must_use]
     pub fn datagram(&self, index: usize) -> Option<&'a [u8]> {
-        if index >= datagram_count(self.bytes.len(), self.segment_size) {
-            return None;
-        }
-        let rest = &self.bytes[index * self.segment_size..];
+        let start = index.checked_mul(self.segment_size)?;
+        let rest = self.bytes.get(start..).filter(|rest| index == 0 || !rest.is_empty())?;
         Some(&rest[..rest.len().min(self.segment_size)])
     }
 }

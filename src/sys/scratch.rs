@@ -87,7 +87,7 @@ impl ScratchSlots {
         // `EMPTY`, which happens once, comes here, and nobody reads before it is `FULL`: nothing else reaches these bytes.
         let slot = unsafe { std::slice::from_raw_parts_mut(start, self.slot_size) };
         if fill(slot) {
-            // Pairs with the load in `get`: whoever sees `FULL` sees the bytes.
+            // Pairs with the load in `is_full`: whoever sees `FULL` sees the bytes.
             state.store(FULL, Ordering::Release);
             // Pairs with the load in `are_all_full`: whoever sees the last addition sees what was done before all of them.
             self.full_count.fetch_add(1, Ordering::Release);
@@ -238,6 +238,20 @@ mod tests {
         assert_eq!((slots.bytes(0, 21), slots.bytes(29, 3), slots.bytes(20, 1)), (None, None, None));
         assert_eq!((slots.bytes(30, 11), slots.bytes(usize::MAX, 2), slots.bytes(40, 1)), (None, None, None));
         assert_eq!((slots.is_full(1), slots.is_full(2), slots.is_full(4)), (true, false, false));
+    }
+
+    #[test]
+    fn full_slots_are_counted_up_to_the_first_that_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let slots = ScratchSlots::new(folder.path(), 5, 10).unwrap();
+        for index in [0, 1, 3, 4] {
+            slots.fill(index, |_| true);
+        }
+        assert_eq!([0, 1, 2, 3].map(|first| slots.full_count(first, 9)), [2, 1, 0, 2]);
+        assert_eq!((slots.full_count(0, 1), slots.full_count(5, 1), slots.full_count(6, 1)), (1, 0, 0));
+        slots.fill(2, |_| true);
+        assert_eq!((slots.full_count(0, 9), slots.full_count(3, 9), slots.full_count(1, 2)), (5, 2, 2));
+        assert_eq!((slots.full_count(5, 1), slots.full_count(6, 1), slots.bytes(0, 50)), (0, 0, Some(&[0; 50][..])));
     }
 
     #[test]

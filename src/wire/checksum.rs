@@ -1,8 +1,8 @@
 //! The checksum of a packet (docs/PROTOCOL.md, section 3), computed from numbers.
 //!
 //! A general hash reads bytes, here some that have just been put together by stores of other widths. The processor cannot forward those,
-//! so it waits until they have reached the cache, and before them all others, such as the copy of a payload: that was a tenth of a
-//! receiver's time. Words that are read as they were written are forwarded, and the rest is arithmetic.
+//! so it waits until they have reached the cache, and before them all others, such as the copy of a payload (docs/performance.md).
+//! Words that are read as they were written are forwarded, and the rest is arithmetic.
 
 use crate::limits::HEADER_SIZE;
 
@@ -24,28 +24,34 @@ const SECRET: [u64; 8] = [
 const PRIME64_1: u64 = 0x9e37_79b1_85eb_ca87;
 const PRIME_MX1: u64 = 0x1656_6791_9e37_79f9;
 
+const _: () = assert!(
+    HEADER_SIZE == 44,
+    "four words, a block's number and the checksum; XXH3 has another way for 32 bytes or 65"
+);
+
 /// The bytes of a header before its checksum, as big-endian numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Leading {
+pub(super) struct HeaderWords {
     pub(super) words: [u64; 4],
-    pub(super) last: u32,
+    pub(super) block: u32,
 }
 
-impl Leading {
+impl HeaderWords {
     pub(super) fn of(head: &[u8; HEADER_SIZE]) -> Self {
-        let (words, _) = head.as_chunks::<8>();
-        let last = head[LEADING_SIZE - 4..].first_chunk().expect("the block's number");
-        Self { words: std::array::from_fn(|index| u64::from_be_bytes(words[index])), last: u32::from_be_bytes(*last) }
+        let ([a, b, c, d, block_and_more], _) = head.as_chunks::<8>() else { unreachable!("five words and a half") };
+        let block = u64::from_be_bytes(*block_and_more) >> 32;
+        let words = [*a, *b, *c, *d].map(u64::from_be_bytes);
+        Self { words, block: u32::try_from(block).unwrap_or(0) }
     }
 
     /// Writes the header with this checksum.
     pub(super) fn emit(&self, checksum: u64, out: &mut [u8; HEADER_SIZE]) {
         let (leading, field) = out.split_at_mut(LEADING_SIZE);
-        let (words, last) = leading.as_chunks_mut::<8>();
+        let (words, block) = leading.as_chunks_mut::<8>();
         for (place, word) in words.iter_mut().zip(self.words) {
             *place = word.to_be_bytes();
         }
-        last.copy_from_slice(&self.last.to_be_bytes());
+        block.copy_from_slice(&self.block.to_be_bytes());
         field.copy_from_slice(&checksum.to_be_bytes());
     }
 
@@ -54,13 +60,13 @@ impl Leading {
         let [a, b, c, d] = self.words;
         // The eight bytes that begin in the middle of one word and end in that of the next.
         let across = |word: u64, next: u64| (word << 32 | next >> 32).swap_bytes();
-        let last = u64::from(self.last) << 32;
+        let block = u64::from(self.block) << 32;
         let sum = (HEADER_SIZE as u64)
             .wrapping_mul(PRIME64_1)
             .wrapping_add(mix([c.swap_bytes(), d.swap_bytes()], 4))
             .wrapping_add(mix([across(b, c), across(c, d)], 6))
             .wrapping_add(mix([a.swap_bytes(), b.swap_bytes()], 0))
-            .wrapping_add(mix([across(d, last), payload_hash.swap_bytes()], 2));
+            .wrapping_add(mix([across(d, block), payload_hash.swap_bytes()], 2));
         let folded = (sum ^ sum >> 37).wrapping_mul(PRIME_MX1);
         folded ^ folded >> 32
     }
@@ -82,11 +88,11 @@ mod tests {
         #[test]
         fn checksum_is_that_of_the_library(bytes in prop::array::uniform32(any::<u8>()), more in any::<[u8; 12]>(), hash in any::<u64>()) {
             let mut head: [u8; HEADER_SIZE] = [bytes.as_slice(), &more].concat().try_into().unwrap();
-            let leading = Leading::of(&head);
+            let words = HeaderWords::of(&head);
             head[LEADING_SIZE..].copy_from_slice(&hash.to_be_bytes());
-            prop_assert_eq!(leading.checksum(hash), xxh3_64(&head));
+            prop_assert_eq!(words.checksum(hash), xxh3_64(&head));
             let mut again = [0; HEADER_SIZE];
-            leading.emit(hash, &mut again);
+            words.emit(hash, &mut again);
             prop_assert_eq!(again, head);
         }
     }

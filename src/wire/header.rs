@@ -3,7 +3,7 @@
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Malformed;
-use super::checksum::Leading;
+use super::checksum::HeaderWords;
 use crate::limits::HEADER_SIZE;
 use crate::types::{BlockIndex, ChannelId, CodeId, Esi, ObjectId, ObjectKey, ObjectSize, Position, SizeTag};
 
@@ -70,48 +70,49 @@ pub struct Header {
 impl Header {
     /// The bytes of the header with zeroes for the checksum; [`seal`] completes them.
     pub fn emit(&self, out: &mut [u8; HEADER_SIZE]) {
-        self.leading().emit(0, out);
+        self.words().emit(0, out);
     }
 
-    fn leading(&self) -> Leading {
+    fn words(&self) -> HeaderWords {
         let position = self.position.value();
-        let [a, b, c, d, rest @ ..] = self.key.id.0;
-        let kinds = u64::from(MAGIC) << 48 | u64::from(VERSION) << 40 | u64::from(self.kind.to_wire()) << 32;
+        let [id_0, id_1, id_2, id_3, id_rest @ ..] = self.key.id.0;
+        let kind = u64::from(MAGIC) << 48 | u64::from(VERSION) << 40 | u64::from(self.kind.to_wire()) << 32;
         let session = u64::from(self.channel.0) << 24 | u64::from(self.size_tag.0 << 4 | self.code.0) << 16;
         let words = [
-            kinds | session | position >> 32,
-            position << 32 | u64::from(u32::from_be_bytes([a, b, c, d])),
-            u64::from_be_bytes(rest),
+            kind | session | position >> 32,
+            position << 32 | u64::from(u32::from_be_bytes([id_0, id_1, id_2, id_3])),
+            u64::from_be_bytes(id_rest),
             self.key.size.bytes() << 16 | u64::from(self.esi.0),
         ];
-        Leading { words, last: self.block.0 }
+        HeaderWords { words, block: self.block.0 }
     }
 
     /// Rules 2 to 4 of section 4, in their order.
-    fn parse(leading: &Leading) -> Result<Self, Malformed> {
-        let [a, b, id_end, d] = leading.words;
-        if (a >> 48) as u16 != MAGIC {
+    fn parse(header: &HeaderWords) -> Result<Self, Malformed> {
+        let [first, second, third, fourth] = header.words.map(u64::to_be_bytes);
+        let [magic_0, magic_1, version, kind, channel, tag_and_code, p0, p1] = first;
+        if u16::from_be_bytes([magic_0, magic_1]) != MAGIC {
             return Err(Malformed::Magic);
         }
-        if (a >> 40) as u8 != VERSION {
+        if version != VERSION {
             return Err(Malformed::Version);
         }
-        let kind = Kind::from_wire((a >> 32) as u8).ok_or(Malformed::Kind)?;
-        let mut id = [0; 12];
-        id[..4].copy_from_slice(&(b as u32).to_be_bytes());
-        id[4..].copy_from_slice(&id_end.to_be_bytes());
-        // Both have 48 bits.
-        let fields = Position::new((a & 0xffff) << 32 | b >> 32).zip(ObjectSize::new(d >> 16));
-        let (position, size) = fields.ok_or(Malformed::Short)?;
+        let kind = Kind::from_wire(kind).ok_or(Malformed::Kind)?;
+        let ([p2, p3, p4, p5, i0, i1, i2, i3], [i4, i5, i6, i7, i8, i9, i10, i11]) = (second, third);
+        let [s0, s1, s2, s3, s4, s5, esi_0, esi_1] = fourth;
+        let position = Position::new(u64::from_be_bytes([0, 0, p0, p1, p2, p3, p4, p5]));
+        let size = ObjectSize::new(u64::from_be_bytes([0, 0, s0, s1, s2, s3, s4, s5]));
+        // Both have 48 bits, whatever they are.
+        let (position, size) = position.zip(size).ok_or(Malformed::Short)?;
         Ok(Self {
             kind,
-            channel: ChannelId((a >> 24) as u8),
-            code: CodeId((a >> 16) as u8 & 0b111),
-            size_tag: SizeTag((a >> 20) as u8 & 0b1111),
+            channel: ChannelId(channel),
+            code: CodeId(tag_and_code & 0b111),
+            size_tag: SizeTag(tag_and_code >> 4),
             position,
-            key: ObjectKey { id: ObjectId(id), size },
-            esi: Esi(d as u16),
-            block: BlockIndex(leading.last),
+            key: ObjectKey { id: ObjectId([i0, i1, i2, i3, i4, i5, i6, i7, i8, i9, i10, i11]), size },
+            esi: Esi(u16::from_be_bytes([esi_0, esi_1])),
+            block: BlockIndex(header.block),
         })
     }
 }
@@ -119,7 +120,7 @@ impl Header {
 /// Rules 2 to 5 of section 4, in their order: the header, and the hash of the payload.
 #[inline]
 pub(super) fn parse(head: &[u8; HEADER_SIZE], payload: &[u8]) -> Result<(Header, u64), Malformed> {
-    let header = Header::parse(&Leading::of(head))?;
+    let header = Header::parse(&HeaderWords::of(head))?;
     let hash = checked_payload_hash(head, payload).ok_or(Malformed::Checksum)?;
     Ok((header, hash))
 }
@@ -129,7 +130,7 @@ pub(super) fn parse(head: &[u8; HEADER_SIZE], payload: &[u8]) -> Result<(Header,
 pub(super) fn checked_payload_hash(head: &[u8; HEADER_SIZE], payload: &[u8]) -> Option<u64> {
     let hash = xxh3_64(payload);
     let found = head.last_chunk().map(|field| u64::from_be_bytes(*field));
-    (found == Some(Leading::of(head).checksum(hash))).then_some(hash)
+    (found == Some(HeaderWords::of(head).checksum(hash))).then_some(hash)
 }
 
 /// The hash of a payload that goes into the checksum. It is that of the bytes alone: a sender may keep it.
@@ -147,6 +148,6 @@ pub fn seal(packet: &mut [u8]) {
 /// The same, where the hash of the payload is known.
 pub fn seal_with(packet: &mut [u8], payload_hash: u64) {
     let head = packet.first_chunk_mut::<HEADER_SIZE>().expect("a packet starts with a header");
-    let leading = Leading::of(head);
-    leading.emit(leading.checksum(payload_hash), head);
+    let words = HeaderWords::of(head);
+    words.emit(words.checksum(payload_hash), head);
 }

@@ -22,16 +22,48 @@ fn packets_of(step: WideStep, carousel: &Carousel) -> Vec<Step> {
     (0..stretch.count).map(packet).collect()
 }
 
+fn any_pacing() -> impl Strategy<Value = Pacing> {
+    let rate = |rate| Pacing::Rate(RateBps::new(rate).unwrap());
+    prop_oneof![
+        Just(Pacing::Unpaced),
+        (10_000_000u64..1_000_000_000).prop_map(rate),
+        (1_000_000_000u64..200_000_000_000).prop_map(rate),
+        (1u64..200_000).prop_map(|nanos| Pacing::PacketDelay(Duration::from_nanos(nanos))),
+    ]
+}
+
+#[test]
+fn stretch_ends_where_a_manifest_packet_is_due() {
+    for share in [Share::WHOLE, Share::new(0, 4).unwrap()] {
+        let config = SenderConfig { fec: Fec::OFF, pacing: Pacing::Unpaced, passes: None, ..config() };
+        let bytes = content(3 * MIB, &[]);
+        let mut sender = Sender::with_share(tree_of(&bytes), &config, share).unwrap();
+        let (mut now, mut since, mut manifests) = (Time::default(), 0, 0);
+        for _ in 0..500 {
+            match sender.poll_stretch(now, bytes.as_slice(), 300) {
+                WideStep::SendStretch(stretch) => since += stretch.count,
+                WideStep::Other(Step::Send(Outgoing::Manifest)) => {
+                    assert!(manifests == 0 || since == MANIFEST_EVERY / u64::from(share.count()), "{since}");
+                    (since, manifests) = (0, manifests + 1);
+                }
+                WideStep::Other(_) => {}
+            }
+            // A manifest packet may go again at once.
+            now = now.after(Duration::from_millis(2));
+        }
+        assert!(manifests > 50);
+    }
+}
+
 proptest! {
     /// Whoever asks for stretches gets the same packets at the same times as whoever asks for packets.
     #[test]
     fn stretches_are_the_packets_that_would_go_one_by_one(
         size in 1usize..3 * MIB + 5000, percent in 0u16..=60, run in 1u16..50, window in prop::option::of(1u64..4), share in 0u32..3,
-        passes in prop::option::of(1u64..4), rate in prop::option::of(20_000_000_000u64..200_000_000_000),
+        passes in prop::option::of(1u64..4), pacing in any_pacing(),
         count_max in 1u64..300, ready_every in 1usize..400,
     ) {
         let window_size = window.map(|blocks| blocks << 20);
-        let pacing = rate.map_or(Pacing::Unpaced, |rate| Pacing::Rate(RateBps::new(rate).unwrap()));
         let config = SenderConfig { fec: Fec { percent, run, window_size }, pacing, passes, ..config() };
         let bytes = content(size, &[1]);
         let share = Share::new(share % 2, 1 + share.min(1)).unwrap();
@@ -52,10 +84,12 @@ proptest! {
             match step {
                 WideStep::Other(Step::Done) => break,
                 WideStep::Other(Step::Wait(due)) => now = due,
+                // Long enough for a manifest packet to become due, now and then.
+                _ if turn % 50 == 49 => now = now.after(Duration::from_millis(2)),
                 _ => now = now.after(Duration::from_nanos(turn as u64 % 7 * 100)),
             }
         }
-        let has_long_blocks = size >= 200 * 1408 && percent == 0 && rate.is_none() && passes.is_none();
+        let has_long_blocks = size >= 200 * 1408 && percent == 0 && pacing == Pacing::Unpaced && passes.is_none();
         prop_assert!(longest > 30.min(count_max as usize - 1) || !has_long_blocks, "{longest}");
     }
 }
