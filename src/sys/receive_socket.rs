@@ -5,6 +5,7 @@
 //! and in order. Nothing here judges a datagram.
 
 mod controls;
+mod train;
 
 use std::io;
 use std::mem;
@@ -22,6 +23,7 @@ use crate::failure::{Exit, Failure};
 use crate::limits::{RECEIVE_BATCH, RECEIVE_BUFFER_SIZE, RECEIVE_SOCKET_COUNT_MAX, SOCKET_RECEIVE_BUFFER_SIZE};
 use crate::types::Time;
 use controls::Controls;
+pub use train::Train;
 
 /// Bytes of control messages taken with a buffer: the segment size, the drop count and the hop limit need 72.
 const CONTROL_SIZE: usize = 96;
@@ -62,42 +64,6 @@ struct Received {
     size: usize,
     segment_size: usize,
     hop_limit: Option<u8>,
-}
-
-/// Datagrams of one sender, one after the other as they came.
-#[derive(Clone, Copy, Debug)]
-pub struct Train<'a> {
-    /// Who sent them.
-    pub from: SocketAddr,
-    bytes: &'a [u8],
-    segment_size: usize,
-}
-
-impl<'a> Train<'a> {
-    /// Datagrams of `segment_size` bytes each, but the last, which may be shorter.
-    #[must_use]
-    pub fn new(from: SocketAddr, bytes: &'a [u8], segment_size: usize) -> Self {
-        Self { from, bytes, segment_size: segment_size.max(1) }
-    }
-
-    /// One datagram alone.
-    #[must_use]
-    pub fn single(from: SocketAddr, datagram: &'a [u8]) -> Self {
-        Self::new(from, datagram, datagram.len())
-    }
-
-    /// The datagrams.
-    pub fn datagrams(self) -> impl Iterator<Item = &'a [u8]> {
-        (0..).map_while(move |index| self.datagram(index))
-    }
-
-    /// The datagram of this index.
-    #[must_use]
-    pub fn datagram(&self, index: usize) -> Option<&'a [u8]> {
-        let start = index.checked_mul(self.segment_size)?;
-        let rest = self.bytes.get(start..).filter(|rest| index == 0 || !rest.is_empty())?;
-        Some(&rest[..rest.len().min(self.segment_size)])
-    }
 }
 
 /// An empty datagram is one too.
@@ -267,11 +233,10 @@ impl ReceiveSocket {
     /// The same, those together that came in one buffer.
     pub fn trains(&self) -> impl Iterator<Item = Train<'_>> {
         let buffers = self.batch.arena.chunks_exact(RECEIVE_BUFFER_SIZE);
-        self.received[..self.received_count].iter().zip(buffers).map(|(received, buffer)| Train {
-            from: received.sender_addr,
-            bytes: &buffer[..received.size],
-            segment_size: received.segment_size,
-        })
+        self.received[..self.received_count]
+            .iter()
+            .zip(buffers)
+            .map(|(received, buffer)| Train::new(received.sender_addr, &buffer[..received.size], received.segment_size))
     }
 
     /// How many buffers the kernel has dropped because the socket's queue was full, as it last said, modulo 2^32. With GRO a
