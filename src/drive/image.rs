@@ -334,7 +334,7 @@ mod tests {
         /// Also where symbols are shorter than their slots, as those of a last block that is a single symbol.
         #[test]
         fn stretch_of_the_image_goes_as_the_packets_it_stands_for(
-            size in prop_oneof![1409usize..2 * MIB + 9000, MIB + 1..MIB + 1400], percent in prop::sample::select(vec![0u16, 50]),
+            size in prop_oneof![1409usize..2 * MIB + 9000, MIB + 1..MIB + 1400], percent in prop::sample::select(vec![0u16, 50, 300]),
             gso in any::<bool>(), count_max in 1u64..200,
         ) {
             let (mut sender, content) = sender_of(size, percent);
