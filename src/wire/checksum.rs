@@ -39,9 +39,8 @@ pub(super) struct HeaderWords {
 impl HeaderWords {
     pub(super) fn of(head: &[u8; HEADER_SIZE]) -> Self {
         let ([a, b, c, d, block_and_more], _) = head.as_chunks::<8>() else { unreachable!("five words and a half") };
-        let block = u64::from_be_bytes(*block_and_more) >> 32;
-        let words = [*a, *b, *c, *d].map(u64::from_be_bytes);
-        Self { words, block: u32::try_from(block).unwrap_or(0) }
+        let [b0, b1, b2, b3, ..] = *block_and_more;
+        Self { words: [*a, *b, *c, *d].map(u64::from_be_bytes), block: u32::from_be_bytes([b0, b1, b2, b3]) }
     }
 
     /// Writes the header with this checksum.
