@@ -1,11 +1,13 @@
-"""What measurements between network namespaces share: the namespaces, the programs that run in them, and warm memory.
+"""What measurements between network namespaces share: the command line, the namespaces, the programs that run in them, and warm memory.
 
 Everything that is made here is removed again, however the script ends: namespaces and files by clean-up, processes because each is
 killed by the kernel when the script dies. Processes are ended by their id alone.
 """
 
+import argparse
 import atexit
 import json
+import math
 import mmap
 import os
 import pathlib
@@ -16,6 +18,8 @@ import sys
 import tempfile
 import threading
 import time
+
+import bench_results as results
 
 PREFIX = "iotup-bench"
 INTERFACE = "eth0"
@@ -28,19 +32,127 @@ PATIENCE = 60
 MEMORY_INTERVAL = 0.05
 # Free memory that is never touched, for everything else on the machine.
 MEMORY_LEFT = 256 * MIB
+# The exit codes of the scripts: those of sysexits where they exist, as those of the programs.
+FAILED, USAGE, UNAVAILABLE, CANNOT_CREATE, NEEDS_ROOT = 1, 64, 69, 73, 77
 
 
 class Trouble(Exception):
-    """Why a measurement cannot go on, in one line."""
+    """Why a measurement cannot go on, in one line: what failed, on what, why, and what to do; and the exit code."""
+
+    def __init__(self, text, exit_code=FAILED):
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
+# What ends a row, but not a table: trouble, and what the kernel or a tool refuses.
+ROW_TROUBLES = (Trouble, OSError, subprocess.CalledProcessError)
+
+
+def one_line(error):
+    """What an error says, in one line.
+
+    >>> one_line(Trouble("a\\n b"))
+    'a; b'
+    >>> one_line(OSError(28, "No space left on device", "/full"))
+    '/full: No space left on device'
+    >>> one_line(subprocess.CalledProcessError(3, ["tc", pathlib.Path("/x")]))
+    'tc /x: exit code 3'
+    """
+    if isinstance(error, subprocess.CalledProcessError):
+        text = f"{' '.join(map(str, error.cmd))}: exit code {error.returncode}"
+    elif isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    else:
+        text = str(error)
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def end_with(script, work):
+    """Does a script's work and ends with its exit code; what keeps it from it is said in one line."""
+    try:
+        code = work()
+    except ROW_TROUBLES as error:
+        print(f"scripts/{script}: {one_line(error)}", file=sys.stderr)
+        code = error.exit_code if isinstance(error, Trouble) else FAILED
+    sys.exit(code)
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line whose help is that of the script, and whose errors are one line."""
+
+    def __init__(self):
+        super().__init__(add_help=False, allow_abbrev=False)
+        self.add_argument("-h", "--help", action="store_true")
+
+    def error(self, message):
+        raise Trouble(f"{message} (see --help)", USAGE)
+
+
+def number(low, high, kind=int):
+    """A reader of numbers from `low` to `high`.
+
+    >>> number(1, 9)("7"), number(0.5, 9, float)("0.5")
+    (7, 0.5)
+    >>> number(0.001, 9, float)("nan")
+    Traceback (most recent call last):
+    argparse.ArgumentTypeError: 'nan' is not a number from 0.001 to 9
+    """
+
+    def read(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        # Not a number is not between any two.
+        if not low <= value <= high:
+            whole = "whole " if kind is int else ""
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {whole}number from {low:g} to {high:g}")
+        return value
+
+    return read
+
+
+def numbers(low, high, kind=int):
+    """A reader of lists of different numbers.
+
+    >>> numbers(1, 9)("4,1,4")
+    [4, 1]
+    """
+    read = number(low, high, kind)
+    return lambda text: list(dict.fromkeys(map(read, text.split(","))))
+
+
+def check_folder(option, folder):
+    """Sees to it that a folder that was asked for is there."""
+    if not folder.is_dir():
+        why = "is no folder" if folder.exists() else "does not exist"
+        raise Trouble(f"{option} {folder}: {why}: give one that is there", USAGE)
+
+
+def check_programs(bin_dir, names):
+    """The folder of programs by a path that holds everywhere, if they are all there."""
+    missing = [name for name in names if not (os.access(bin_dir / name, os.X_OK) and (bin_dir / name).is_file())]
+    if missing:
+        build_it = "build with cargo build --release --bins --example line and give target/release, or leave --bin-dir out"
+        raise Trouble(f"--bin-dir {bin_dir}: no program {', '.join(missing)} there: {build_it}", USAGE)
+    return bin_dir.absolute()
+
+
+def check_output(path):
+    """Sees to it that what is measured can be kept: better known before hours of it than after."""
+    try:
+        results.check_writable(path)
+    except OSError as error:
+        raise Trouble(f"write {path}: {error.strerror}: give another --output", CANNOT_CREATE) from None
 
 
 def begin():
     """Sees to it that the script can do its work, and that whatever ends it lets it clean up."""
     if os.geteuid() != 0:
-        raise Trouble("needs root (network namespaces)")
+        raise Trouble("needs root (network namespaces): run it with sudo", NEEDS_ROOT)
     missing = [f"{tool} (package {package})" for tool, package in TOOLS.items() if shutil.which(tool) is None]
     if missing:
-        raise Trouble(f"missing: {', '.join(missing)}")
+        raise Trouble(f"missing: {', '.join(missing)}: install the packages", UNAVAILABLE)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     delete_leftovers()
@@ -49,18 +161,31 @@ def begin():
 def delete_leftovers():
     """Deletes the namespaces of runs that were killed before they could do it themselves."""
     names = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout.split("\n")
-    for name in (line.split()[0] for line in names if line.startswith(PREFIX)):
-        owner = name.removeprefix(PREFIX).split("-")[1]
-        if not os.path.exists(f"/proc/{owner}"):
+    for name in (line.split()[0] for line in names if line.strip()):
+        if is_leftover(name):
             subprocess.run(["ip", "netns", "delete", name], check=False)
+
+
+def is_leftover(name):
+    """Whether a name is one that is given here, by a script that runs no more.
+
+    >>> is_leftover(f"{PREFIX}-{os.getpid()}-1-server"), is_leftover(f"{PREFIX}-0-1-server"), is_leftover(f"{PREFIX}mark")
+    (False, True, False)
+    """
+    owner = name.removeprefix(f"{PREFIX}-").split("-")[0]
+    return name.startswith(f"{PREFIX}-") and owner.isdigit() and not os.path.exists(f"/proc/{owner}")
 
 
 def scratch_folder(parent):
     """A folder that is removed at the end, as are those of runs that were killed before they could do it themselves."""
-    for other in pathlib.Path(parent).glob(f"{PREFIX}-*"):
-        if not os.path.exists(f"/proc/{other.name.removeprefix(PREFIX).split('-')[1]}"):
+    parent = pathlib.Path(parent or tempfile.gettempdir()).absolute()
+    for other in parent.glob(f"{PREFIX}-*"):
+        if is_leftover(other.name):
             shutil.rmtree(other, ignore_errors=True)
-    folder = tempfile.mkdtemp(prefix=f"{PREFIX}-{os.getpid()}-", dir=parent)
+    try:
+        folder = tempfile.mkdtemp(prefix=f"{PREFIX}-{os.getpid()}-", dir=parent)
+    except OSError as error:
+        raise Trouble(f"make a folder in {parent}: {error.strerror}: give another", CANNOT_CREATE) from None
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return pathlib.Path(folder)
 
@@ -84,6 +209,13 @@ class Lab:
         self._names = []
         self._prefix = f"{PREFIX}-{os.getpid()}-{Lab._count}"
         atexit.register(self.close)
+        try:
+            self._make(receiver_count, mtu, gro)
+        except BaseException:
+            self.close()
+            raise
+
+    def _make(self, receiver_count, mtu, gro):
         self.server = self._namespace("server")
         self.receivers = [self._namespace(f"receiver{index}") for index in range(receiver_count)]
         if receiver_count == 1:
@@ -126,7 +258,8 @@ class Lab:
     def close(self):
         """Takes it all away."""
         while self._names:
-            subprocess.run(["ip", "netns", "delete", self._names.pop()], check=False)
+            subprocess.run(["ip", "netns", "delete", self._names[-1]], check=False)
+            self._names.pop()
 
     def __enter__(self):
         return self
@@ -152,6 +285,8 @@ def wait_for(is_done, what, patience=PATIENCE):
 class Process:
     """A program in a namespace that prints JSON, a value a line."""
 
+    _running = set()
+
     def __init__(self, host, *command):
         self.name = os.path.basename(command[0])
         self.events = []
@@ -173,14 +308,20 @@ class Process:
         self._changed = threading.Condition()
         self._is_done = threading.Event()
         atexit.register(self._make_end)
+        Process._running.add(self)
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._read, self._watch, self._reap)]
         for thread in self._threads:
             thread.start()
 
     def _read(self):
         for line in self._process.stdout:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                # Half a line, of a program that was killed: whoever waits for the event says that it did not come.
+                continue
             with self._changed:
-                self.events.append(json.loads(line))
+                self.events.append(event)
                 self._changed.notify_all()
         with self._changed:
             self._process.stdout.close()
@@ -221,7 +362,7 @@ class Process:
         with self._changed:
             self._changed.wait_for(is_over, patience)
         if not found:
-            raise Trouble(f"{self.name} says nothing of {name}: {self.stderr()}")
+            raise Trouble(f"{self.name} says nothing of {name}: {self.stderr() or 'it has no error to show'}")
         return found[0]
 
     def stderr(self):
@@ -242,6 +383,7 @@ class Process:
             thread.join()
         if self._pidfd is not None:
             atexit.unregister(self._make_end)
+            Process._running.discard(self)
             os.close(self._pidfd)
             self._pidfd = None
         return self.exit
@@ -249,8 +391,20 @@ class Process:
     def end(self):
         """Its last event, if it has succeeded."""
         if self.exit != 0 or not self.events:
-            raise Trouble(f"{self.name} ended with {self.exit}: {self.stderr()}")
+            raise Trouble(self.how_it_ended())
         return self.events[-1]
+
+    def how_it_ended(self):
+        """Its name, how it has ended, and what it has complained of."""
+        seconds = self.ended - self.started
+        how = f"was killed by signal {-self.exit} after" if self.exit < 0 else f"ended with exit code {self.exit} after"
+        return f"{self.name} {how} {seconds:.0f} s: {self.stderr() or 'it has no error to show'}"
+
+    @classmethod
+    def end_all(cls):
+        """Makes an end of all that still run: what has failed must not disturb what comes next."""
+        for process in list(cls._running):
+            process.wait(0)
 
 
 def memory_of(pid):
@@ -345,7 +499,9 @@ def build(root):
     try:
         subprocess.run(command, cwd=root, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise Trouble(f"{error}; build as yourself ({' '.join(command)}) and give --bin-dir target/release") from None
+        remedy = f"build as yourself ({' '.join(command)}) and give --bin-dir target/release"
+        code = UNAVAILABLE if isinstance(error, OSError) else FAILED
+        raise Trouble(f"build: {one_line(error)}; {remedy}", code) from None
     return target_folder(root) / "release"
 
 

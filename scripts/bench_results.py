@@ -8,6 +8,7 @@
 `cargo bench`, scripts/bench-netns and scripts/pacing write them; scripts/plot reads them.
 """
 
+import errno
 import os
 import pathlib
 
@@ -72,9 +73,61 @@ def read(path):
 
 
 def write(path, notes, columns, rows):
-    """Writes a file, and its folder if need be. They belong to who is behind sudo."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(to_text(notes, columns, rows))
+    """Writes a file, and its folder if need be. What is new belongs to who is behind sudo. Whatever goes wrong, what was there is there
+    as long as the new is not."""
+    make_folder(path.parent)
+    if path.exists() and not path.is_file():
+        # A device or a pipe: nothing is to be put in its place.
+        path.write_text(to_text(notes, columns, rows))
+        return
+    new = path.with_name(f".{path.name}.new")
+    owner = path.stat() if path.exists() else None
+    try:
+        new.write_text(to_text(notes, columns, rows))
+        if owner is None:
+            give_to_user(new)
+        else:
+            os.chown(new, owner.st_uid, owner.st_gid)
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def make_folder(folder):
+    """Makes a folder, and those that it is in, if need be. What is new belongs to who is behind sudo."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    folder.mkdir(parents=True, exist_ok=True)
+    give_to_user(*missing)
+
+
+def give_to_user(*paths):
+    """Gives files and folders to who is behind sudo."""
     if "SUDO_UID" in os.environ:
-        for made in (path.parent, path):
-            os.chown(made, int(os.environ["SUDO_UID"]), int(os.environ.get("SUDO_GID", -1)))
+        for path in paths:
+            os.chown(path, int(os.environ["SUDO_UID"]), int(os.environ.get("SUDO_GID", -1)))
+
+
+def check_writable(path):
+    """Raises OSError if write() could not write this file."""
+    make_folder(path.parent)
+    was_there = path.exists()
+    path.open("a").close()
+    if not was_there:
+        path.unlink()
+
+
+def with_partial(notes, done, wanted, options):
+    """The notes, and that they are of a part of the figures, if they are: rows that are missing, options that make it one.
+
+    >>> with_partial({"a": "b"}, 3, 3, "")
+    {'a': 'b'}
+    >>> with_partial({}, 2, 3, "")
+    {'partial': '2 of 3 rows'}
+    >>> with_partial({}, 2, 3, "--quick")
+    {'partial': '2 of 3 rows; --quick'}
+    """
+    parts = [f"{done} of {wanted} rows"] if done < wanted else []
+    parts += [options] if options else []
+    return notes | ({"partial": "; ".join(parts)} if parts else {})
