@@ -251,6 +251,13 @@ impl Sender {
         self.cursor.map_or(0, |cursor| cursor.symbol().0)
     }
 
+    /// The bytes of the packet at [`Self::next_position`]; 0 if there are no data packets.
+    #[must_use]
+    pub fn next_size(&self) -> usize {
+        let Some((_, block, esi)) = self.cursor.map(|cursor| cursor.symbol()) else { return 0 };
+        HEADER_SIZE + usize::from(self.carousel.layout().payload_size(block, esi).expect("a symbol of the cycle"))
+    }
+
     /// The data packet of a position, which must be within the cycle.
     #[must_use]
     pub fn data_at(&self, position: u64) -> Outgoing {
@@ -456,6 +463,21 @@ impl Sender {
             }
         }
         seal(out);
+    }
+
+    /// Hashes the payload of a data packet, and has that remembered if there is room: to compose it then costs what it will in later
+    /// cycles. `None` for other packets. `hashes` as for [`Self::compose`].
+    ///
+    /// # Panics
+    /// As [`Self::compose`].
+    pub fn hash_ahead<C: Content + ?Sized>(
+        &self,
+        outgoing: &Outgoing,
+        content: &C,
+        hashes: &[AtomicU64],
+    ) -> Option<u64> {
+        let Outgoing::Data { block, esi, .. } = *outgoing else { return None };
+        Some(self.remembered_hash(hashes, block, esi, self.symbol(block, esi, content)))
     }
 
     /// The bytes of a symbol.

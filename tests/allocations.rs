@@ -11,10 +11,10 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::hint::black_box;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use iotupd::drive::bench::{Manner, OurSender, Recording, Replay, Way};
+use iotupd::drive::bench::{Manner, OurSender, Place, Recording, Replay, Way};
 use iotupd::drive::serve::{EngineChoice, ImageChoice};
 use iotupd::limits::FEC_PERCENT_DEFAULT;
 use iotupd::sender::{Fec, Pacing};
@@ -85,14 +85,18 @@ fn sender_allocates_nothing(engine: EngineChoice, pacing: Pacing, fec: Fec) {
     let (_folder, path) = noise();
     // Loopback can multicast without being told to; nobody is a member of the group.
     let way = Way::new("lo", "239.77.7.8:4242".parse().unwrap()).unwrap();
-    let (count, sent) =
-        OurSender::with(&way, &path, Manner { engine, pacing, fec, image: ImageChoice::Off }, |sender| {
+    let (count, sent) = OurSender::with(
+        &way,
+        &path,
+        Manner { engine, pacing, fec, image: ImageChoice::Off, remembers_hashes: true },
+        |sender| {
             // Two passes: every buffer has then been in use, and every hash is known.
             sender.send_packets(2 * sender.round_length()).unwrap();
             let mut sent = 0;
             (allocations_of(|| sent = sender.send_packets(3 * sender.round_length()).unwrap()), sent)
-        })
-        .unwrap();
+        },
+    )
+    .unwrap();
     assert!(sent > 8_000, "{sent} packets");
     assert_eq!(count, 0, "allocations for {sent} packets");
 }
@@ -127,26 +131,37 @@ fn sender_that_keeps_time_allocates_nothing_for_a_packet() {
     sender_allocates_nothing(EngineChoice::Auto, Pacing::PacketDelay(Duration::from_micros(10)), ROWS);
 }
 
-fn receiver_allocates_nothing(into_a_file: bool, fec: Fec) {
+/// `warm`: the batches after which all memory that is to be used again has been taken.
+fn receiver_allocates_nothing(place: fn(&Path) -> Place<'_>, fec: Fec, warm: usize) {
     let (folder, path) = noise();
     let recording = Recording::of_one_pass(&path, fec).unwrap();
-    let mut replay = Replay::new(&recording, into_a_file.then(|| folder.path())).unwrap();
-    // The stream is known after its first batch, but not one of the other blocks.
-    replay.take_batches(&recording, 0, 1).unwrap();
+    let mut replay = Replay::new(&recording, place(folder.path())).unwrap();
+    replay.take_batches(&recording, 0, warm).unwrap();
     let mut held = 0;
-    let count = allocations_of(|| held = replay.take_batches(&recording, 1, usize::MAX).unwrap());
+    let count = allocations_of(|| held = replay.take_batches(&recording, warm, usize::MAX).unwrap());
     assert!(held > 4 << 20, "{held} bytes");
     assert_eq!(count, 0, "allocations for {} packets", recording.packet_count());
+    let blocks = replay.block_count();
+    assert_eq!(blocks, if matches!(place(folder.path()), Place::Blocks(_)) { 5 } else { 0 }, "put together");
 }
+
+/// The stream is known after its first batch, but not one of the other blocks.
+const FIRST: usize = 1;
 
 #[test]
 fn receiver_allocates_nothing_for_a_packet() {
-    receiver_allocates_nothing(false, Fec::OFF);
-    receiver_allocates_nothing(false, ROWS);
+    receiver_allocates_nothing(|_| Place::Memory, Fec::OFF, FIRST);
+    receiver_allocates_nothing(|_| Place::Memory, ROWS, FIRST);
 }
 
 #[test]
 fn receiver_that_writes_allocates_nothing_for_a_packet() {
-    receiver_allocates_nothing(true, Fec::OFF);
-    receiver_allocates_nothing(true, ROWS);
+    receiver_allocates_nothing(|folder| Place::Runs(folder), Fec::OFF, FIRST);
+    receiver_allocates_nothing(|folder| Place::Runs(folder), ROWS, FIRST);
+}
+
+/// The first two blocks take memory, which all others use again.
+#[test]
+fn receiver_that_puts_blocks_together_allocates_nothing_for_a_packet() {
+    receiver_allocates_nothing(|folder| Place::Blocks(folder), Fec::OFF, 10);
 }

@@ -97,16 +97,21 @@ fn criterion_folder() -> PathBuf {
     std::env::var_os("CRITERION_HOME").map_or_else(|| target_folder().join("criterion"), PathBuf::from)
 }
 
-/// Keeps figures as `target/results/NAME.tsv`, which scripts/plot reads: what they are, the machine, the columns' names, the rows.
-pub(crate) fn keep(name: &str, what: &str, columns: &[&str], rows: &[Vec<String>]) {
+/// Keeps figures as `target/results/NAME.tsv`, which scripts/plot reads: what they are, the machine, the columns' names, the rows. What
+/// was measured on another interface than `lo` is kept as `NAME-INTERFACE.tsv`. Where there are not `row_count` rows, because some were
+/// not asked for or are not to be had, the figures say so.
+pub(crate) fn keep(name: &str, what: &str, columns: &[&str], rows: &[Vec<String>], row_count: usize) {
     if !is_measuring() || rows.is_empty() {
         return;
     }
-    let notes = std::iter::once(format!("what: {what}")).chain(machine::describe(&interface()));
+    let interface = interface();
+    let file = if interface == "lo" { format!("{name}.tsv") } else { format!("{name}-{interface}.tsv") };
+    let partial = (rows.len() < row_count).then(|| format!("partial: {} of {row_count} rows", rows.len()));
+    let notes = std::iter::once(format!("what: {what}")).chain(machine::describe(&interface)).chain(partial);
     let notes = notes.map(|note| format!("# {note}\n"));
     let table = std::iter::once(columns.join("\t")).chain(rows.iter().map(|row| row.join("\t")));
     let text: String = notes.chain(table.map(|line| line + "\n")).collect();
-    write(&target_folder().join("results").join(name).with_extension("tsv"), &text);
+    write(&target_folder().join("results").join(file), &text);
 }
 
 /// Writes a file, or says why it cannot: the figures have been printed all the same.

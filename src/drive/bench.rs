@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
+use super::assembly::PATIENCE;
+use super::burst::BUFFER_SIZE;
 use super::image::{Image, ImageChoice};
 use super::line::{EngineChoice, Line};
 use super::repair::Repair;
 use super::virtual_server::{Common, PREFETCH_DISTANCE, Published, Trouble, VirtualServer};
-use super::{choose, runs, serve};
+use super::{choose, runs, serve, workers};
 use crate::digest::{ObjectTree, block_value, zero_block_value};
 use crate::failure::{Exit, Failure};
 use crate::limits::{BLOCK_SIZE, GSO_MESSAGE_SIZE_MAX, GSO_SEGMENT_COUNT_MAX, HEADER_SIZE, RECEIVE_BATCH};
@@ -33,6 +35,8 @@ pub const DATAGRAM_SIZE: usize = HEADER_SIZE + SYMBOL_SIZE as usize;
 pub const SEGMENT_COUNT: usize = GSO_MESSAGE_SIZE_MAX / DATAGRAM_SIZE;
 /// Messages of one system call of the blast.
 const BLAST_MESSAGE_COUNT: usize = 16;
+/// Messages that are copied together for one system call, as senders do it here: more would not stay in the cache until they are sent.
+const COPIES_MESSAGE_COUNT: usize = BUFFER_SIZE / GSO_MESSAGE_SIZE_MAX;
 /// Datagrams of one batch of the receiver: a full batch of full GSO messages.
 const BATCH_DATAGRAM_COUNT: usize = RECEIVE_BATCH * SEGMENT_COUNT;
 
@@ -109,7 +113,7 @@ impl Blast {
     }
 
     /// The same, but every payload of `symbol_size` bytes is copied from `content` first, on from symbol `next`, and asked for a little
-    /// earlier: what no sender that copies can beat.
+    /// earlier, as many messages at a time as our senders compose: what these would reach if there were nothing else to do.
     ///
     /// # Errors
     /// What the kernel says.
@@ -121,14 +125,18 @@ impl Blast {
         count: u64,
     ) -> io::Result<u64> {
         let (message, segment_count) = full_message(symbol_size);
+        let starts = (0..COPIES_MESSAGE_COUNT).map(|index| index * message.size);
+        let messages: Vec<Message> = starts.map(|start| Message { start, ..message }).collect();
+        self.buffer.resize(self.buffer.len().max(COPIES_MESSAGE_COUNT * message.size), 0);
         let mut sent = 0;
         while sent < count {
-            for datagram in self.buffer[..message.size].chunks_exact_mut(message.segment_size) {
+            for datagram in self.buffer[..COPIES_MESSAGE_COUNT * message.size].chunks_exact_mut(message.segment_size) {
                 memory::prefetch(content.symbol(*next + PREFETCH_DISTANCE, symbol_size));
                 datagram[HEADER_SIZE..].copy_from_slice(content.symbol(*next, symbol_size));
                 *next += 1;
             }
-            sent += self.socket.send(&self.buffer, &[message])? as u64 * segment_count as u64;
+            // What is not taken at once is not sent again: nobody waits for it.
+            sent += self.socket.send(&self.buffer, &messages)? as u64 * segment_count as u64;
         }
         Ok(sent)
     }
@@ -239,6 +247,8 @@ pub struct Manner {
     pub fec: Fec,
     /// On, or else off.
     pub image: ImageChoice,
+    /// Whether the hashes of payloads are remembered, or computed for each packet.
+    pub remembers_hashes: bool,
 }
 
 /// A virtual server that is run by the calling thread.
@@ -266,7 +276,7 @@ impl OurSender<'_> {
         let common = Common {
             content: object.content,
             repair: Repair::new(std::slice::from_ref(&sender), Some(folder.to_owned()))?,
-            hashes: Scratch::new(folder, count).ok(),
+            hashes: if manner.remembers_hashes { Scratch::new(folder, count).ok() } else { None },
             image: OnceLock::new(),
             stop: AtomicBool::new(false),
             start: OnceLock::new(),
@@ -278,7 +288,7 @@ impl OurSender<'_> {
         let socket = way.socket()?;
         let gso = socket.gso();
         if manner.image == ImageChoice::On {
-            let image = Image::of_cycle(folder, sender.carousel())?;
+            let image = Image::of_cycle(folder, sender.carousel(), &|| false)?;
             common.image.set(image).expect("it has none yet");
         }
         let line = Line::new(socket, manner.engine, format!("send to {}", way.group))?;
@@ -418,13 +428,26 @@ impl Recording {
     }
 }
 
+/// How fast a fast replay's packets come: more than it takes for blocks to be put together.
+const REPLAY_RATE_BPS_FAST: u64 = 10_000_000_000;
+
 /// Where a replay puts the symbols.
-#[derive(Debug)]
-pub enum Sink {
+#[derive(Clone, Copy, Debug)]
+pub enum Place<'a> {
     /// Into memory, one by one.
+    Memory,
+    /// Into a file in this folder, run by run, as the program does it while they come slowly or out of order.
+    Runs(&'a Path),
+    /// Into a file in this folder, by whole blocks that are put together, hashed and written, as the program does it while they come
+    /// fast and in order; but all by one thread.
+    Blocks(&'a Path),
+}
+
+#[derive(Debug)]
+enum Sink {
     Memory(Vec<u8>),
-    /// Into a file, run by run, as the program does.
-    File(Target),
+    Runs(Target),
+    Blocks(Target),
 }
 
 /// The receiver's machine with a sink.
@@ -434,14 +457,15 @@ pub struct Replay {
     sink: Sink,
     memory: runs::Memory,
     now: Time,
+    blocks: u64,
 }
 
 impl Replay {
-    /// A receiver that has accepted the recording's manifest. With `folder`, it writes to a file there, else to memory.
+    /// A receiver that has accepted the recording's manifest.
     ///
     /// # Errors
     /// If the file cannot be made.
-    pub fn new(recording: &Recording, folder: Option<&Path>) -> Result<Self, Failure> {
+    pub fn new(recording: &Recording, place: Place<'_>) -> Result<Self, Failure> {
         let now = Time::from_nanos(1);
         let config = ReceiverConfig { size_max: u64::MAX, timeout: None, idle_timeout: None, decode: true };
         let mut receiver = Receiver::new(now, config);
@@ -453,16 +477,25 @@ impl Replay {
             panic!("a recording begins with the manifest")
         };
         let size = manifest.size.bytes();
-        let sink = match folder {
+        let target = |folder: &Path| {
+            Target::create(&folder.join("replay"), size, &manifest.key().id.to_string()).map(|created| created.target)
+        };
+        let sink = match place {
             // Not zeroes: those pages would come only when they are written to.
-            None => Sink::Memory(vec![1; usize::try_from(size).expect("an object that was in memory")]),
-            Some(folder) => {
-                let id = manifest.key().id.to_string();
-                Sink::File(Target::create(&folder.join("replay"), size, &id)?.target)
-            }
+            Place::Memory => Sink::Memory(vec![1; usize::try_from(size).expect("an object that was in memory")]),
+            Place::Runs(folder) => Sink::Runs(target(folder)?),
+            Place::Blocks(folder) => Sink::Blocks(target(folder)?),
         };
         let _ = receiver.handle_prepared(now, false, plain_memory(word_count));
-        Ok(Self { receiver, sink, memory: runs::Memory::default(), now })
+        let mut replay = Self { receiver, sink, memory: runs::Memory::default(), now, blocks: 0 };
+        if let Place::Blocks(_) = place {
+            // As if packets had come as fast before.
+            replay.memory.assembly.tick(now);
+            replay.memory.assembly.note(BLOCK_SIZE);
+            replay.now = now.after(PATIENCE);
+            replay.memory.assembly.tick(replay.now);
+        }
+        Ok(replay)
     }
 
     /// Takes every packet; answers with the bytes of the symbols that were stored.
@@ -478,10 +511,18 @@ impl Replay {
     /// # Errors
     /// What the kernel says of a write.
     pub fn take_batches(&mut self, recording: &Recording, first: usize, count: usize) -> io::Result<u64> {
-        let now = self.now;
         for batch in recording.batches().skip(first).take(count) {
+            let now = self.now;
             match &mut self.sink {
-                Sink::File(target) => runs::take(&mut self.receiver, Some(target), &mut self.memory, now, batch)?,
+                Sink::Runs(target) => runs::take(&mut self.receiver, Some(target), &mut self.memory, now, batch)?,
+                Sink::Blocks(target) => {
+                    let mut size = 0;
+                    let batch = batch.inspect(|train| size += train.datagrams().map(<[u8]>::len).sum::<usize>());
+                    runs::take(&mut self.receiver, Some(target), &mut self.memory, now, batch)?;
+                    self.now = now.after(Duration::from_nanos(8 * 1_000_000_000 * size as u64 / REPLAY_RATE_BPS_FAST));
+                    self.memory.assembly.tick(self.now);
+                    self.store_blocks()?;
+                }
                 Sink::Memory(memory) => batch.for_each(|train| {
                     for datagram in train.datagrams() {
                         let verdict = self.receiver.handle_datagram(now, train.from, datagram);
@@ -494,5 +535,29 @@ impl Replay {
             }
         }
         Ok(self.receiver.progress().held)
+    }
+
+    /// Whole blocks that were put together, hashed and written.
+    #[must_use]
+    pub fn block_count(&self) -> u64 {
+        self.blocks
+    }
+
+    /// Hashes and writes what has been put together, as the threads that verify do.
+    fn store_blocks(&mut self) -> io::Result<()> {
+        let Sink::Blocks(target) = &self.sink else { return Ok(()) };
+        while let Some(assembled) = self.memory.assembly.next() {
+            let value = workers::hash(target, &assembled);
+            workers::write(target, &assembled)?;
+            self.receiver.handle_stored(&assembled.stores);
+            if let Some(value) = value
+                && self.receiver.take_hash_work(assembled.block)
+            {
+                self.receiver.handle_hashed(self.now, assembled.block, Some(value));
+                self.blocks += 1;
+            }
+            self.memory.assembly.reuse(assembled);
+        }
+        Ok(())
     }
 }

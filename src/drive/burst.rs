@@ -6,12 +6,12 @@ use crate::sys::{Memory, Message};
 
 /// Bytes of the buffer: two full messages, so that an unpaced sender shares the cost of a system call, and little enough to stay in
 /// the cache of one core.
-const BUFFER_SIZE: usize = 2 * 65_536;
+pub(super) const BUFFER_SIZE: usize = 2 * 65_536;
 /// Messages of one burst at most: what the socket takes at once.
 pub(super) const MESSAGE_COUNT_MAX: usize = 128;
 /// Bytes of an image that go in one burst: four full messages share the cost of a system call.
 const IMAGE_SIZE_MAX: usize = 4 * 65_536;
-/// Messages that so many bytes can add to a burst: each but the first and the last is full, or as good as full.
+/// Messages that so many bytes without gaps can add to a burst: each but the first and the last is full, or as good as full.
 const IMAGE_MESSAGE_COUNT_MAX: usize = 8;
 
 /// A burst that is being composed, or sent.
@@ -66,14 +66,16 @@ impl Burst {
         by_size.min(MESSAGE_COUNT_MAX - self.messages.len()).saturating_sub(other_count)
     }
 
-    /// Packets of the image that surely fit besides so many that are to be copied. No more go in one burst than a receiver puts in
-    /// order again: a message that is refused goes after all others of its burst.
-    pub(super) fn image_count_max(&self, copied_count: usize) -> u64 {
+    /// Packets of the image that surely fit besides so many that are to be copied. Where there are gaps between them each is a message.
+    /// No more go in one burst than a receiver puts in order again: a message that is refused goes after all others of its burst.
+    pub(super) fn image_count_max(&self, copied_count: usize, has_gaps: bool) -> u64 {
         if self.messages.len() + IMAGE_MESSAGE_COUNT_MAX + copied_count > MESSAGE_COUNT_MAX {
             return 0;
         }
         let by_size = (IMAGE_SIZE_MAX - self.image_size) / self.packet_size_max;
-        REORDER_WINDOW.saturating_sub(self.packet_count).min(by_size as u64)
+        let by_messages = MESSAGE_COUNT_MAX - self.messages.len() - copied_count;
+        let count = if has_gaps || !self.gso { by_size.min(by_messages) } else { by_size };
+        REORDER_WINDOW.saturating_sub(self.packet_count).min(count as u64)
     }
 
     /// Whether the last message has room for exactly one more of the longest packets.

@@ -9,6 +9,7 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 
 use super::burst::Burst;
@@ -16,7 +17,7 @@ use super::report;
 use super::virtual_server::{Event, Findings, Trial};
 use crate::failure::{Exit, Failure, shown};
 use crate::limits::{GSO_MESSAGE_SIZE_MAX, GSO_SEGMENT_COUNT_MAX, HEADER_SIZE, REORDER_WINDOW};
-use crate::sender::{Carousel, Stretch};
+use crate::sender::{Carousel, Sender, Stretch};
 use crate::sys::{ScratchSlots, free_space, memory};
 use crate::types::{BlockIndex, Position};
 
@@ -64,21 +65,28 @@ impl Image {
     /// An empty image of `count` packets from position `first` on, in `folder`; no more than the whole cycle.
     ///
     /// # Errors
-    /// What the kernel says: the folder cannot be written to, or there is no room.
-    pub(super) fn new(folder: &Path, carousel: &Carousel, first: u64, count: u64) -> io::Result<Self> {
+    /// What the kernel says: the folder cannot be written to, or there is no room. [`io::ErrorKind::Interrupted`] if `is_over` said so
+    /// meanwhile.
+    pub(super) fn new(
+        folder: &Path,
+        carousel: &Carousel,
+        first: u64,
+        count: u64,
+        is_over: &dyn Fn() -> bool,
+    ) -> io::Result<Self> {
         let (cycle_length, slot_size) = (carousel.cycle_length(), slot_size(carousel));
         let slot_count = count.min(cycle_length);
         let too_large = || io::Error::from_raw_os_error(libc::EFBIG);
         let slot_total = usize::try_from(slot_count).map_err(|_| too_large())?;
-        let slots = ScratchSlots::in_large_pages(folder, slot_total, slot_size)?;
+        let slots = ScratchSlots::in_large_pages(folder, slot_total, slot_size, is_over)?;
         Ok(Self { slots: Arc::new(slots), slot_size, slot_count, first, cycle_length })
     }
 
-    /// An empty image of the whole cycle, in `folder`, which is made if need be.
+    /// An empty image of the whole cycle, in `folder`, which is made if need be. To take its room can take long: until `is_over`.
     ///
     /// # Errors
-    /// [`Exit::CannotCreate`] if there is no room for it, or not in memory.
-    pub(super) fn of_cycle(folder: &Path, carousel: &Carousel) -> Result<Self, Failure> {
+    /// [`Exit::CannotCreate`] if there is no room for it, or not in memory; or it is over.
+    pub(super) fn of_cycle(folder: &Path, carousel: &Carousel, is_over: &dyn Fn() -> bool) -> Result<Self, Failure> {
         let what = || format!("keep a packet image in {}", shown(folder));
         let failed = |error: &io::Error| {
             let remedy = "name another folder with --cache-dir, or leave --image out";
@@ -87,12 +95,18 @@ impl Image {
         make(folder);
         let free = free_space(folder).map_err(|error| failed(&error))?;
         check_room(what, carousel, free, memory::available())?;
-        Self::new(folder, carousel, 0, carousel.cycle_length()).map_err(|error| failed(&error))
+        Self::new(folder, carousel, 0, carousel.cycle_length(), is_over).map_err(|error| failed(&error))
     }
 
     /// What its messages are ranges of.
     pub(super) fn slots(&self) -> &Arc<ScratchSlots> {
         &self.slots
+    }
+
+    /// How many packets from the sender's next one on surely fit a burst besides so many that are to be copied.
+    pub(super) fn count_max(&self, sender: &Sender, burst: &Burst, copied_count: usize) -> u64 {
+        // Behind a packet that is shorter than its place there is a gap; all of a stretch but the last are as long as its first.
+        burst.image_count_max(copied_count, sender.next_size() != self.slot_size)
     }
 
     /// How many packets are there side by side from `position` on, `count_max` at most.
@@ -152,12 +166,14 @@ pub(super) fn made(
     if choice != ImageChoice::On || !is_of_use(carousel) {
         return Ok(OnceLock::new());
     }
-    Image::of_cycle(&or_temporary(folder), carousel).map(OnceLock::from)
+    Image::of_cycle(&or_temporary(folder), carousel, &|| false).map(OnceLock::from)
 }
 
-/// Whether there are packets that can share a message: not so where a block is no more than a symbol.
+/// Whether there are packets that can share a message: not so where the only block that is sent is no more than a symbol.
 pub(super) fn is_of_use(carousel: &Carousel) -> bool {
-    carousel.cycle_length() > 0 && carousel.layout().source_symbol_count(BlockIndex(0)) > 1
+    let layout = carousel.layout();
+    let mut blocks = (0..layout.size().block_count()).map(BlockIndex);
+    blocks.any(|block| carousel.sent_block(block).is_some() && layout.source_symbol_count(block) > 1)
 }
 
 /// It may not be there yet; if it cannot be made, the next step says why.
@@ -192,16 +208,20 @@ impl ImageMaker {
         self.trial.take()
     }
 
-    /// Waits until the trial ends, or the virtual server that makes it.
-    pub(super) fn run(self, image: &OnceLock<Image>, events: &mpsc::Sender<Event>) {
+    /// Waits until the trial ends, or the virtual server that makes it. What takes room after that ends with `stop`.
+    pub(super) fn run(self, image: &OnceLock<Image>, stop: &AtomicBool, events: &mpsc::Sender<Event>) {
         drop(self.trial);
         let Ok(findings) = self.findings.recv() else { return };
+        let is_over = || stop.load(Ordering::Relaxed);
         let mut result = Ok(());
         if findings.are_good() {
-            result = Image::of_cycle(&self.folder, &self.carousel).map(|made| {
+            result = Image::of_cycle(&self.folder, &self.carousel, &is_over).map(|made| {
                 // Nobody else sets it.
                 let _ = image.set(made);
             });
+        }
+        if is_over() {
+            return;
         }
         // Nobody listens any more only if the program is ending.
         let _ = events.send(Event::Tried(findings, result));
@@ -250,8 +270,9 @@ mod tests {
 
     use super::*;
     use crate::digest::{ObjectTree, block_value};
+    use crate::drive::burst::MESSAGE_COUNT_MAX;
     use crate::fec::Encoder;
-    use crate::sender::{Content, Fec, Outgoing, Pacing, Sender, SenderConfig, SentBlock, WideStep};
+    use crate::sender::{Content, Fec, Outgoing, Pacing, SenderConfig, SentBlock, Share, WideStep};
     use crate::types::{ObjectSize, SymbolSize, Time};
 
     const MIB: usize = 1 << 20;
@@ -268,13 +289,8 @@ mod tests {
         }
     }
 
-    fn sender_of(size: usize, percent: u16) -> (Sender, Coded) {
-        let bytes: Vec<u8> = (0..size).map(|i| (i * 31 + (i >> 11)) as u8 | 1).collect();
-        let object_size = ObjectSize::new(size as u64).unwrap();
-        let blocks = || (0..).map(BlockIndex).zip(bytes.chunks(MIB));
-        let values: Vec<_> = blocks().map(|(block, part)| block_value(object_size, block, part)).collect();
-        let tree = Arc::new(ObjectTree::new(object_size, values, blocks().map(|_| false).collect()));
-        let config = SenderConfig {
+    fn config(percent: u16) -> SenderConfig {
+        SenderConfig {
             symbol_size: SymbolSize::new(1408).unwrap(),
             payload_size_max: 1408,
             ip_overhead: 28,
@@ -284,8 +300,16 @@ mod tests {
             passes: None,
             manifest_text: b"{}".to_vec(),
             manifest_signature: Vec::new(),
-        };
-        let sender = Sender::new(tree, &config).unwrap();
+        }
+    }
+
+    fn sender_of(size: usize, percent: u16) -> (Sender, Coded) {
+        let bytes: Vec<u8> = (0..size).map(|i| (i * 31 + (i >> 11)) as u8 | 1).collect();
+        let object_size = ObjectSize::new(size as u64).unwrap();
+        let blocks = || (0..).map(BlockIndex).zip(bytes.chunks(MIB));
+        let values: Vec<_> = blocks().map(|(block, part)| block_value(object_size, block, part)).collect();
+        let tree = Arc::new(ObjectTree::new(object_size, values, blocks().map(|_| false).collect()));
+        let sender = Sender::new(tree, &config(percent)).unwrap();
         let layout = sender.carousel().layout();
         let repair = blocks().map(|(block, part)| {
             let count = sender.carousel().repair_symbol_count(block);
@@ -313,7 +337,7 @@ mod tests {
         ) {
             let (sender, content) = sender_of(size, percent);
             let folder = tempfile::tempdir().unwrap();
-            let image = Image::of_cycle(folder.path(), sender.carousel()).unwrap();
+            let image = Image::of_cycle(folder.path(), sender.carousel(), &|| false).unwrap();
             for pass in 0..3 {
                 for place in &places {
                     let outgoing = sender.data_at(place % sender.carousel().cycle_length());
@@ -339,7 +363,7 @@ mod tests {
         ) {
             let (mut sender, content) = sender_of(size, percent);
             let folder = tempfile::tempdir().unwrap();
-            let image = Image::of_cycle(folder.path(), sender.carousel()).unwrap();
+            let image = Image::of_cycle(folder.path(), sender.carousel(), &|| false).unwrap();
             let all: Vec<_> = (0..sender.carousel().cycle_length()).map(|position| {
                 let outgoing = sender.data_at(position);
                 let Outgoing::Data { position, .. } = outgoing else { unreachable!("a data packet") };
@@ -376,13 +400,106 @@ mod tests {
     fn packet_that_is_not_right_or_not_of_the_cycle_is_not_had_from_the_image() {
         let (sender, _) = sender_of(10_000, 0);
         let folder = tempfile::tempdir().unwrap();
-        let image = Image::of_cycle(folder.path(), sender.carousel()).unwrap();
+        let image = Image::of_cycle(folder.path(), sender.carousel(), &|| false).unwrap();
         let at = |position| Position::new(position).unwrap();
         assert_eq!(image.packet(at(1), 100, |_| false), None);
         assert_eq!(image.packet(at(1), 100, |_| panic!("it is given up")), None);
         assert_eq!(image.packet(Position::OUTSIDE, 100, |_| panic!("it has no place")), None);
         assert_eq!(image.packet(at(sender.carousel().cycle_length()), 100, |_| panic!("it has no place")), None);
         assert_eq!(image.full_count(0, 10), 0);
+    }
+
+    /// Content that nobody reads.
+    struct Unread;
+
+    impl Content for Unread {
+        fn source(&self) -> &[u8] {
+            &[]
+        }
+
+        fn repair(&self, _: SentBlock) -> Option<&[u8]> {
+            Some(&[])
+        }
+    }
+
+    /// The most messages of a burst of `count` packets or more that are sent from position `first` on, from an image.
+    fn message_count_max(sender: &mut Sender, first: u64, count: u64, gso: bool) -> usize {
+        let folder = tempfile::tempdir().unwrap();
+        let image = Image::new(folder.path(), sender.carousel(), first, count, &|| false).unwrap();
+        (0..image.slot_count as usize).for_each(|index| image.slots().fill(index, |_| true));
+        // Everything is due.
+        let now = Time::from_nanos(1_000_000);
+        let go_to = |sender: &mut Sender, position: u64| {
+            while sender.next_position() < position {
+                let _ = sender.poll_stretch(now, &Unread, position - sender.next_position());
+            }
+        };
+        go_to(sender, first);
+        let mut burst = Burst::new(gso, sender.packet_size_max());
+        let (mut most, mut sent) = (0, 0);
+        while sent < count {
+            burst.clear();
+            loop {
+                let count_max = image.full_count(sender.next_position(), image.count_max(sender, &burst, 0));
+                if count_max == 0 {
+                    break;
+                }
+                if let WideStep::SendStretch(stretch) = sender.poll_stretch(now, &Unread, count_max) {
+                    image.push(&stretch, &mut burst);
+                    sent += stretch.count;
+                }
+            }
+            if burst.is_empty() {
+                break;
+            }
+            most = most.max(burst.messages().len());
+        }
+        assert!(sent >= count / 2, "{sent} of {count} packets");
+        most
+    }
+
+    fn unread_sender(size: usize, fec: Fec, share: Share, is_zero: fn(BlockIndex) -> bool) -> Sender {
+        let object_size = ObjectSize::new(size as u64).unwrap();
+        let blocks = || (0..object_size.block_count()).map(BlockIndex);
+        let values = blocks().map(|_| crate::types::Digest([7; 32])).collect();
+        let tree = Arc::new(ObjectTree::new(object_size, values, blocks().map(is_zero).collect()));
+        let config = SenderConfig { pacing: Pacing::Unpaced, fec, ..config(fec.percent) };
+        Sender::with_share(tree, &config, share).unwrap()
+    }
+
+    /// A disk image that is empty but for its last sector, which is all that is sent.
+    #[test]
+    fn packets_of_a_short_block_make_no_more_messages_than_one_call_takes() {
+        let mut sender = unread_sender(MIB + 512, Fec::new(50), Share::new(1, 2).unwrap(), |block| block.0 == 0);
+        assert!(!is_of_use(sender.carousel()), "an image of the one symbol that is sent");
+        let (first, count) = (0, sender.carousel().cycle_length() / 2);
+        assert_eq!(message_count_max(&mut sender, first, count, true), MESSAGE_COUNT_MAX);
+    }
+
+    /// A row of the last symbols of all blocks, each of which is shorter than a full one.
+    #[test]
+    fn packets_of_a_short_row_make_no_more_messages_than_one_call_takes() {
+        const BLOCK_COUNT: usize = 300;
+        let fec = Fec { run: 1, ..Fec::new(50) };
+        for (share, gso) in [(Share::WHOLE, true), (Share::new(1, 2).unwrap(), true), (Share::WHOLE, false)] {
+            let mut sender = unread_sender(BLOCK_COUNT * MIB, fec, share, |_| false);
+            assert!(is_of_use(sender.carousel()));
+            let last_esi = sender.carousel().layout().source_symbol_count(BlockIndex(0)) - 1;
+            let first = u64::from(last_esi) * BLOCK_COUNT as u64;
+            for position in [first, first + BLOCK_COUNT as u64 - 1] {
+                assert_eq!(sender.carousel().symbol_at(position).1.0, last_esi, "a row for each symbol");
+            }
+            let most = message_count_max(&mut sender, first, BLOCK_COUNT as u64, gso);
+            assert!((100..=MESSAGE_COUNT_MAX).contains(&most), "{most} messages");
+        }
+    }
+
+    #[test]
+    fn image_is_not_made_once_nobody_waits_for_it() {
+        let (sender, _) = sender_of(3 * MIB, 50);
+        let folder = tempfile::tempdir().unwrap();
+        let failure = Image::of_cycle(folder.path(), sender.carousel(), &|| true).unwrap_err();
+        assert_eq!((failure.exit, std::fs::read_dir(folder.path()).unwrap().count()), (Exit::CannotCreate, 0));
     }
 
     #[test]

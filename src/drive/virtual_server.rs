@@ -388,7 +388,7 @@ impl<'a> VirtualServer<'a> {
         self.deferred.clear();
         let mut has_data = false;
         let last = loop {
-            let image_count_max = self.burst.image_count_max(self.deferred.len());
+            let image_count_max = image.count_max(&self.sender, &self.burst, self.deferred.len());
             let copied_count_max = self.burst.copied_count_max(self.deferred.len()) as u64;
             if image_count_max == 0 || copied_count_max == 0 {
                 break None;

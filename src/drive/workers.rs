@@ -278,15 +278,10 @@ impl Worker<'_> {
     }
 
     fn store(&self, assembled: Assembled) -> Done {
-        // Where only what is read back counts, there is nothing to be gained from what is here.
-        let whole = assembled.whole().filter(|_| !self.target.reads_back());
-        let value = whole.map(|bytes| block_value(assembled.object_size, assembled.block, bytes));
+        let value = hash(self.target, &assembled);
         // Writes to one file wait for one another, and a processor while they do.
         let turn = self.writing.lock().expect("no holder panics");
-        if let Some(bytes) = whole {
-            self.target.expect(assembled.block.offset(), bytes.len() as u64);
-        }
-        let written = assembled.runs().try_for_each(|(offset, run)| self.target.write_run(offset, &[run]));
+        let written = write(self.target, &assembled);
         drop(turn);
         Done::Stored(assembled, value, written)
     }
@@ -333,6 +328,25 @@ impl Worker<'_> {
         }
         Ok(())
     }
+}
+
+/// What was put together of a block, if it is the whole block and that counts.
+fn whole<'a>(target: &Target, assembled: &'a Assembled) -> Option<&'a [u8]> {
+    // Where only what is read back counts, there is nothing to be gained from what is here.
+    assembled.whole().filter(|_| !target.reads_back())
+}
+
+/// The value of a block that was put together; `None` if it is not whole, or has to be read back.
+pub(super) fn hash(target: &Target, assembled: &Assembled) -> Option<Digest> {
+    whole(target, assembled).map(|bytes| block_value(assembled.object_size, assembled.block, bytes))
+}
+
+/// Writes what was put together of a block.
+pub(super) fn write(target: &Target, assembled: &Assembled) -> io::Result<()> {
+    if let Some(bytes) = whole(target, assembled) {
+        target.expect(assembled.block.offset(), bytes.len() as u64);
+    }
+    assembled.runs().try_for_each(|(offset, run)| target.write_run(offset, &[run]))
 }
 
 fn wrong_slots(bytes: &[u8], mut slots: Vec<SlotEntry>) -> Vec<SlotEntry> {

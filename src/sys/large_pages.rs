@@ -143,10 +143,11 @@ impl State {
     }
 }
 
-/// Makes large pages of the first `size` bytes of a file in memory, at any cost, until the kernel refuses. All of them must lie in it.
-pub(super) fn make_all(file: &File, size: u64) {
+/// Makes large pages of the first `size` bytes of a file in memory, at any cost, until the kernel refuses or `is_over`. All of them must
+/// lie in it.
+pub(super) fn make_all(file: &File, size: u64, is_over: &dyn Fn() -> bool) {
     if is_in_memory(file) {
-        let mut pages = 0..size / LARGE_PAGE_SIZE;
+        let mut pages = (0..size / LARGE_PAGE_SIZE).take_while(|_| !is_over());
         // What is left has small ones.
         let _ = pages.try_for_each(|page| make(file, page * LARGE_PAGE_SIZE));
     }
@@ -258,6 +259,7 @@ fn mapped(start: *mut c_void) -> io::Result<NonNull<c_void>> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::cell::Cell;
     use std::os::unix::fs::{FileExt, MetadataExt};
     use std::path::Path;
 
@@ -315,7 +317,10 @@ pub(super) mod tests {
     #[test]
     fn all_large_pages_that_lie_in_a_file_are_made_at_once() {
         let file = file();
-        make_all(&file, SIZE);
+        let asked = Cell::new(0);
+        make_all(&file, SIZE, &|| asked.replace(asked.get() + 1) == 1);
+        assert_eq!(room(&file), u64::from(is_possible()), "the second is not made any more");
+        make_all(&file, SIZE, &|| false);
         assert_eq!(room(&file), 3 * u64::from(is_possible()));
     }
 

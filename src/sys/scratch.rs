@@ -9,6 +9,9 @@ use super::large_pages::AlignedMap;
 use super::slot_file::allocate;
 use super::{large_pages, unnamed};
 
+/// Bytes for which room is taken at once: in memory it takes a tenth of a second.
+const ROOM_STEP: u64 = 256 << 20;
+
 /// Words of 64 bits, all 0 at first.
 #[derive(Debug)]
 pub struct Scratch {
@@ -22,7 +25,7 @@ impl Scratch {
     /// What the kernel says: the folder cannot be written to, or there is no room.
     pub fn new(folder: &Path, count: usize) -> io::Result<Self> {
         let size = count.max(1).checked_mul(8);
-        Ok(Self { map: mapped(folder, size, Pages::Any)? })
+        Ok(Self { map: mapped(folder, size, Pages::Any, &|| false)? })
     }
 
     /// The words.
@@ -56,22 +59,40 @@ impl ScratchSlots {
     /// # Errors
     /// What the kernel says: the folder cannot be written to, or there is no room.
     pub fn new(folder: &Path, count: usize, slot_size: usize) -> io::Result<Self> {
-        Self::with_pages(folder, count, slot_size, Pages::Any)
+        Self::with_pages(folder, count, slot_size, Pages::Any, &|| false)
     }
 
-    /// The same, in large pages as far as they are to be had: the kernel then finds its way to the bytes at less cost.
+    /// The same, in large pages as far as they are to be had: the kernel then finds its way to the bytes at less cost. It can take long to
+    /// take them: until `is_over`.
     ///
     /// # Errors
-    /// The same.
-    pub fn in_large_pages(folder: &Path, count: usize, slot_size: usize) -> io::Result<Self> {
-        Self::with_pages(folder, count, slot_size, Pages::Large)
+    /// The same, and [`io::ErrorKind::Interrupted`] if it was over first.
+    pub fn in_large_pages(
+        folder: &Path,
+        count: usize,
+        slot_size: usize,
+        is_over: &dyn Fn() -> bool,
+    ) -> io::Result<Self> {
+        Self::with_pages(folder, count, slot_size, Pages::Large, is_over)
     }
 
-    fn with_pages(folder: &Path, count: usize, slot_size: usize, pages: Pages) -> io::Result<Self> {
+    fn with_pages(
+        folder: &Path,
+        count: usize,
+        slot_size: usize,
+        pages: Pages,
+        is_over: &dyn Fn() -> bool,
+    ) -> io::Result<Self> {
         let size = count.checked_mul(slot_size).map(|size| size.max(1));
-        let map = mapped(folder, size, pages)?;
+        let map = mapped(folder, size, pages, is_over)?;
         let states = (0..count).map(|_| AtomicU8::new(EMPTY)).collect();
         Ok(Self { map, slot_size, states, full_count: AtomicUsize::new(0) })
+    }
+
+    /// The bytes of a slot.
+    #[must_use]
+    pub fn slot_size(&self) -> usize {
+        self.slot_size
     }
 
     /// Lets `fill` write to a slot that nobody has written to, and then lets everybody read it, if `fill` says that it is right;
@@ -151,17 +172,24 @@ enum Pages {
     Large,
 }
 
-fn mapped(folder: &Path, size: Option<usize>, pages: Pages) -> io::Result<AlignedMap> {
+fn mapped(folder: &Path, size: Option<usize>, pages: Pages, is_over: &dyn Fn() -> bool) -> io::Result<AlignedMap> {
     let file = unnamed::file_in(folder)?;
     let too_large = || io::Error::from_raw_os_error(libc::EFBIG);
     let map_size = size.ok_or_else(too_large)?;
     let size = u64::try_from(map_size).map_err(|_| too_large())?;
+    // Room is taken now: to run out of it later would kill the program (SIGBUS).
     if pages == Pages::Large {
         file.set_len(size)?;
-        large_pages::make_all(&file, size);
+        large_pages::make_all(&file, size, is_over);
+        for start in (0..size).step_by(ROOM_STEP as usize) {
+            if is_over() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            allocate(&file, start, ROOM_STEP.min(size - start))?;
+        }
+    } else {
+        allocate(&file, 0, size)?;
     }
-    // Room is taken now: to run out of it later would kill the program (SIGBUS).
-    allocate(&file, size)?;
     let map = AlignedMap::new(&file, 0, map_size)?;
     if pages == Pages::Large {
         map.prefer_large_pages();
@@ -226,7 +254,7 @@ mod tests {
     #[test]
     fn bytes_of_neighbours_are_read_together_once_all_are_full() {
         let folder = tempfile::tempdir().unwrap();
-        let slots = ScratchSlots::in_large_pages(folder.path(), 4, 10).unwrap();
+        let slots = ScratchSlots::in_large_pages(folder.path(), 4, 10, &|| false).unwrap();
         for index in [0, 1, 3] {
             slots.fill(index, |bytes| {
                 bytes.fill(index as u8);

@@ -98,6 +98,8 @@ pub struct SendSocket {
     socket: UdpSocket,
     local_addr: SocketAddr,
     gso: bool,
+    /// Where the kernel cuts messages that do not say it; 0: nowhere.
+    cut: u16,
     batch: Batch,
     errors: ErrorQueue,
 }
@@ -137,7 +139,7 @@ impl SendSocket {
         })?;
         let local_addr = socket.local_addr().map_err(refused)?;
         let gso = socket::set_option(socket.as_fd(), UDP_SEGMENT, &(0 as c_int)).is_ok();
-        Ok(Self { socket, local_addr, gso, batch: Batch::new(), errors: ErrorQueue::new() })
+        Ok(Self { socket, local_addr, gso, cut: 0, batch: Batch::new(), errors: ErrorQueue::new() })
     }
 
     /// The address and port that receivers see, unless a router translates them. The address is unspecified where the kernel
@@ -160,6 +162,19 @@ impl SendSocket {
     /// Gives up GSO, after the kernel has refused a message of several datagrams (EIO, EINVAL).
     pub fn disable_gso(&mut self) {
         self.gso = false;
+    }
+
+    /// Has the kernel cut messages that do not say where, after this many bytes, from now on. Those of a [`Batch`] then all say it.
+    ///
+    /// # Errors
+    /// What the kernel says; all is then as it was.
+    pub(super) fn set_cut(&mut self, size: u16) -> io::Result<()> {
+        socket::set_option(self.socket.as_fd(), UDP_SEGMENT, &c_int::from(size)).inspect(|()| self.cut = size)
+    }
+
+    /// Where the kernel cuts messages that do not say it; 0: nowhere.
+    pub(super) fn cut(&self) -> u16 {
+        self.cut
     }
 
     /// Takes the errors that are queued: to be asked after every refusal, to know whether it was meant.
@@ -192,7 +207,7 @@ impl SendSocket {
         let count_max = if self.gso { MESSAGE_COUNT_MAX } else { SINGLE_COUNT_MAX };
         let messages = &messages[..messages.len().min(count_max)];
         assert!(self.gso || messages.iter().all(|message| message.size <= message.segment_size), "GSO is off");
-        self.batch.fill(lent, messages);
+        self.batch.fill(lent, messages, self.cut != 0);
         let headers = self.batch.headers.as_mut_ptr();
         // SAFETY: `fill` has pointed this many headers at what is lent, borrowed until the call returns, and at the arrays of the
         // batch, which nobody else touches meanwhile.
@@ -234,29 +249,34 @@ impl Batch {
         }
     }
 
-    /// Describes `messages` in the first headers.
-    pub(super) fn fill(&mut self, lent: &Lent<'_>, messages: &[Message]) {
+    /// The bytes of the messages.
+    pub(super) fn vectors(&self) -> &[iovec] {
+        &self.vectors
+    }
+
+    /// Describes `messages` in the first headers. `says_all`: also of those that are not to be cut it says so.
+    pub(super) fn fill(&mut self, lent: &Lent<'_>, messages: &[Message], says_all: bool) {
         for ((message, vector), control) in messages.iter().zip(&mut self.vectors).zip(&mut self.controls) {
             let bytes = lent.bytes(message);
             assert!(message.segment_size > 0 || message.size == 0, "a segment holds something");
             // The kernel only reads what is sent, whatever the type says.
             *vector = iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-            control.segment_size =
-                u16::try_from(message.segment_size.min(message.size)).expect("a segment is a datagram");
+            let segment_size = if message.size > message.segment_size { message.segment_size } else { 0 };
+            control.segment_size = u16::try_from(segment_size).expect("a segment is a datagram");
         }
         let (vectors, controls) = (self.vectors.as_mut_ptr(), self.controls.as_mut_ptr());
         for (i, (message, header)) in messages.iter().zip(&mut self.headers).enumerate() {
             let header = &mut header.msg_hdr;
             header.msg_iov = vectors.wrapping_add(i);
             header.msg_iovlen = 1;
-            let segmented = message.size > message.segment_size;
-            header.msg_control = if segmented { controls.wrapping_add(i).cast() } else { std::ptr::null_mut() };
-            header.msg_controllen = if segmented { size_of::<SegmentControl>() as _ } else { 0 };
+            let says = says_all || message.size > message.segment_size;
+            header.msg_control = if says { controls.wrapping_add(i).cast() } else { std::ptr::null_mut() };
+            header.msg_controllen = if says { size_of::<SegmentControl>() as _ } else { 0 };
         }
     }
 }
 
-/// The control message that says where to cut (UDP_SEGMENT), laid out as cmsg(3) demands.
+/// The control message that says where to cut (UDP_SEGMENT), or with 0 that it is not to be cut, laid out as cmsg(3) demands.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct SegmentControl {

@@ -134,18 +134,19 @@ fn open_trusted(path: &Path) -> io::Result<File> {
 fn prepare(file: &File, size: u64) -> io::Result<()> {
     let size_before = file.metadata()?.len();
     // Asked even of a file of the right length, which may be a hole: to run out of room later would tear the map.
-    match allocate(file, size) {
+    match allocate(file, 0, size) {
         Err(Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS) if size_before == size => Ok(()),
         Err(Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS) => write_zeroes(file, size),
         result => Ok(result?),
     }
 }
 
-/// posix_fallocate(3) of the first `size` bytes, as often as it is interrupted.
-pub(super) fn allocate(file: &File, size: u64) -> Result<(), Errno> {
-    let size = i64::try_from(size).map_err(|_| Errno::EFBIG)?;
+/// posix_fallocate(3), as often as it is interrupted.
+pub(super) fn allocate(file: &File, offset: u64, size: u64) -> Result<(), Errno> {
+    let [offset, size] = [i64::try_from(offset), i64::try_from(size)].map(|value| value.map_err(|_| Errno::EFBIG));
+    let (offset, size) = (offset?, size?);
     loop {
-        match nix::fcntl::posix_fallocate(file, 0, size) {
+        match nix::fcntl::posix_fallocate(file, offset, size) {
             Err(Errno::EINTR) => {}
             result => return result,
         }

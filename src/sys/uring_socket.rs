@@ -2,9 +2,10 @@
 //! While they are away, the next burst is composed. It does not go before: a message that waits for room in the send buffer would
 //! be passed by a later one.
 //!
-//! Messages of an *image*, slots that do not change any more, go without being copied (SENDMSG_ZC): the kernel answers for such a message twice,
+//! Messages of an *image*, slots that do not change any more, go without being copied: the kernel answers for such a message twice,
 //! when it has taken it and when the device has read it. Only the first is waited for: nobody writes to those bytes ever again.
-//! Before Linux 6.2 there are no such messages here.
+//! Before Linux 6.2 there are no such messages here. Those that are cut at the ends of slots, as nearly all are, go by SEND_ZC, and the
+//! socket knows where to cut; to read a header and a control message for each (SENDMSG_ZC) costs some percent.
 //!
 //! Follows io_uring(7). Whoever holds a buffer that the kernel may read is the ring: it takes the buffer by value and gives it back by
 //! value, so that nobody can write to it meanwhile.
@@ -40,6 +41,7 @@ pub struct UringSocket {
     /// What image messages are ranges of. Lives as long as the kernel may follow a header to it.
     image: Option<Arc<ScratchSlots>>,
     can_send_image: bool,
+    can_send_slots: bool,
     usage: ImageUsage,
     /// Messages of images that the device may not have read yet.
     unread_count: usize,
@@ -106,10 +108,11 @@ impl UringSocket {
             mark: 0,
         };
         let mut probe = Probe::new();
-        let can_send_image =
-            ring.submitter().register_probe(&mut probe).is_ok() && probe.is_supported(opcode::SendMsgZc::CODE);
-        let usage = ImageUsage::default();
-        Ok(Self { ring, flight, image: None, can_send_image, usage, unread_count: 0, socket: Some(socket) })
+        let knows = ring.submitter().register_probe(&mut probe).is_ok();
+        let can_send_image = knows && probe.is_supported(opcode::SendMsgZc::CODE);
+        let can_send_slots = knows && probe.is_supported(opcode::SendZc::CODE);
+        let (image, usage, unread_count, socket) = (None, ImageUsage::default(), 0, Some(socket));
+        Ok(Self { ring, flight, image, can_send_image, can_send_slots, usage, unread_count, socket })
     }
 
     fn ring(socket: &SendSocket) -> io::Result<IoUring> {
@@ -179,7 +182,11 @@ impl UringSocket {
     /// # Panics
     /// If a burst is under way.
     pub fn set_image(&mut self, image: Arc<ScratchSlots>) {
-        assert!(self.is_idle(), "no message is a range of another image");
+        assert!(self.is_idle(), "no message is a range of another image, or cut elsewhere");
+        if let (Some(socket), true) = (&mut self.socket, self.can_send_slots) {
+            // If not, all messages say themselves where to cut them.
+            let _ = u16::try_from(image.slot_size()).map(|size| socket.set_cut(size));
+        }
         self.image = Some(image);
     }
 
@@ -200,16 +207,23 @@ impl UringSocket {
         assert!((1..=MESSAGE_COUNT_MAX).contains(&messages.len()), "1 to 128 messages");
         assert!(self.is_idle(), "one burst at a time");
         let flight = &mut self.flight;
-        flight.batch.fill(&Lent { buffer: &buffer, image: self.image.as_deref() }, messages);
+        let cut = self.socket.as_ref().map_or(0, |socket| usize::from(socket.cut()));
+        flight.batch.fill(&Lent { buffer: &buffer, image: self.image.as_deref() }, messages, cut != 0);
         flight.buffer = Some(buffer);
         flight.messages.clear();
         flight.messages.extend_from_slice(messages);
         flight.failed.clear();
         flight.under_way = u128::MAX >> (u128::BITS as usize - messages.len());
         flight.mark = mark;
-        for (place, (header, message)) in flight.batch.headers().iter().zip(messages).enumerate() {
+        let parts = flight.batch.headers().iter().zip(flight.batch.vectors());
+        for (place, ((header, vector), message)) in parts.zip(messages).enumerate() {
             let header = &raw const header.msg_hdr;
+            let is_of_slots = self.can_send_slots && message.segment_size == cut && message.size > cut;
             let entry = match message.memory {
+                Memory::Image if is_of_slots => {
+                    let length = u32::try_from(vector.iov_len).expect("a datagram or some");
+                    opcode::SendZc::new(SOCKET, vector.iov_base.cast(), length).zc_flags(REPORT_USAGE).build()
+                }
                 Memory::Image => opcode::SendMsgZc::new(SOCKET, header).ioprio(REPORT_USAGE).build(),
                 Memory::Buffer | Memory::ImageToCopy => opcode::SendMsg::new(SOCKET, header).build(),
             };
@@ -270,6 +284,8 @@ impl UringSocket {
             let flight = &mut self.flight;
             flight.under_way &= !(1 << place);
             if completion.result() < 0 {
+                // Not every kernel counts the pages of both kinds of messages as locked.
+                self.can_send_slots &= completion.result() != -libc::ENOMEM;
                 flight.failed.push((flight.messages[place], -completion.result()));
             } else if flight.messages[place].memory == Memory::Image {
                 self.usage.sent += 1;
@@ -325,9 +341,9 @@ fn passes(error: &io::Error) -> bool {
 }
 
 fn push(ring: &mut IoUring, entry: &squeue::Entry) {
-    // SAFETY: the entry points to a header of a batch that the flight owns, and the header to the flight's buffer or to the image, and
-    // to arrays of the batch; `UringSocket` touches none of them before the completion, and does not let them go. After that of a
-    // message of the image the kernel keeps the pages by itself, and nobody writes to slots that are full.
+    // SAFETY: the entry points to the image, or to a header of a batch that the flight owns, and the header to the flight's buffer or
+    // to the image, and to arrays of the batch; `UringSocket` touches none of them before the completion, and does not let them go.
+    // After that of a message of the image the kernel keeps the pages by itself, and nobody writes to slots that are full.
     let pushed = unsafe { ring.submission().push(entry) };
     pushed.expect("an entry for every message of a burst");
 }
@@ -341,9 +357,13 @@ mod tests {
 
     /// A ring on the loopback interface, or `None` where the kernel forbids io_uring.
     fn ring() -> Option<UringSocket> {
+        ring_to(GROUP)
+    }
+
+    fn ring_to(group: &str) -> Option<UringSocket> {
         let interface_index = nix::net::if_::if_nametoindex("lo").unwrap();
         let bind_addr = Some([127, 0, 0, 1].into());
-        let options = SendOptions { group: GROUP.parse().unwrap(), interface_index, bind_addr, hops: 1 };
+        let options = SendOptions { group: group.parse().unwrap(), interface_index, bind_addr, hops: 1 };
         match UringSocket::new(SendSocket::open(&options).unwrap()) {
             Ok(ring) => Some(ring),
             Err((_, error)) => {
@@ -386,6 +406,58 @@ mod tests {
             sizes.extend(ours.map(|(_, datagram)| datagram.len()));
         }
         assert_eq!(sizes, [1000, 1000, 500, 700]);
+    }
+
+    /// Whatever the socket has been told of where to cut.
+    #[test]
+    fn messages_of_an_image_and_others_are_cut_where_they_say() {
+        const GROUP: &str = "239.77.9.12:47922";
+        let Some(mut ring) = ring_to(GROUP).filter(UringSocket::can_send_image) else { return };
+        let interface_index = nix::net::if_::if_nametoindex("lo").unwrap();
+        let (mut receiver, _) =
+            ReceiveSocket::open(&ReceiveOptions { group: GROUP.parse().unwrap(), interface_index }).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let slots = ScratchSlots::new(folder.path(), 5, 1000).unwrap();
+        for index in 0..5 {
+            slots.fill(index, |bytes| {
+                bytes.fill(index as u8);
+                true
+            });
+        }
+        ring.set_image(Arc::new(slots));
+        let message = |memory, start, size, segment_size| Message { start, size, segment_size, memory };
+        let messages = [
+            message(Memory::Image, 0, 2500, 1000),
+            message(Memory::Image, 3000, 700, 700),
+            message(Memory::Image, 3000, 1200, 600),
+            message(Memory::ImageToCopy, 1000, 1800, 1000),
+            message(Memory::Buffer, 0, 1400, 1400),
+            message(Memory::Buffer, 1400, 650, 300),
+            message(Memory::Image, 4000, 1000, 1000),
+        ];
+        ring.submit(vec![9; 4000].into_boxed_slice(), &messages, 0).unwrap();
+        assert_eq!(land(&mut ring).failed, []);
+        let (mut socket, unsent) = ring.into_socket();
+        assert!(unsent.is_none());
+        assert_eq!(socket.send(&[8; 1300], &[message(Memory::Buffer, 0, 1300, 1300)]).unwrap(), 1);
+        let expected: [&[(usize, u8)]; 8] = [
+            &[(1000, 0), (1000, 1), (500, 2)],
+            &[(700, 3)],
+            &[(600, 3), (600, 3)],
+            &[(1000, 1), (800, 2)],
+            &[(1400, 9)],
+            &[(300, 9), (300, 9), (50, 9)],
+            &[(1000, 4)],
+            &[(1300, 8)],
+        ];
+        let expected = expected.concat();
+        let (mut received, deadline) = (Vec::new(), clock::now().after(Duration::from_secs(5)));
+        while received.len() < expected.len() && clock::now() < deadline {
+            receiver.receive(deadline).unwrap();
+            let ours = receiver.datagrams().filter(|(from, _)| *from == socket.local_addr());
+            received.extend(ours.map(|(_, datagram)| (datagram.len(), datagram[0])));
+        }
+        assert_eq!(received, expected);
     }
 
     #[test]

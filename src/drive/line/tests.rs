@@ -45,28 +45,37 @@ fn message_that_the_kernel_does_not_cut_is_cut_here_once_and_for_all() {
 /// What lies in an image is far beyond the end of any buffer.
 #[test]
 fn message_of_an_image_that_the_kernel_does_not_cut_is_cut_here_too() {
-    const SLOT_SIZE: usize = 100_000;
+    const START: usize = 700_000;
     let folder = tempfile::tempdir().unwrap();
-    for (choice, memory, group) in [
-        (EngineChoice::Uring, Memory::Image, "239.77.9.6:47916"),
-        (EngineChoice::Uring, Memory::ImageToCopy, "239.77.9.7:47917"),
-        (EngineChoice::Sendmmsg, Memory::Image, "239.77.9.8:47918"),
+    // Cut within a slot, and at the ends of slots.
+    for (choice, memory, slot_size, group) in [
+        (EngineChoice::Uring, Memory::Image, 100_000, "239.77.9.6:47916"),
+        (EngineChoice::Uring, Memory::Image, 1, "239.77.9.9:47919"),
+        (EngineChoice::Uring, Memory::ImageToCopy, 100_000, "239.77.9.7:47917"),
+        (EngineChoice::Sendmmsg, Memory::Image, 100_000, "239.77.9.8:47918"),
     ] {
         let Some((mut line, mut receiver, port)) = open(choice, group) else { continue };
-        let slots = Arc::new(ScratchSlots::new(folder.path(), 9, SLOT_SIZE).unwrap());
-        slots.fill(7, |slot| {
-            slot[..200].copy_from_slice(&(0..200).collect::<Vec<u8>>());
-            true
-        });
+        let slots = Arc::new(ScratchSlots::new(folder.path(), 900_000 / slot_size, slot_size).unwrap());
+        for slot in START / slot_size..(START + 200).div_ceil(slot_size) {
+            slots.fill(slot, |bytes| {
+                let first = slot * slot_size - START;
+                bytes.iter_mut().zip(first..200).for_each(|(byte, index)| *byte = index as u8);
+                true
+            });
+        }
         let _ = line.set_image(&slots);
         line.image.slots = Some(slots);
-        let messages = vec![Message { start: 7 * SLOT_SIZE, size: 200, segment_size: 1, memory }];
+        let messages = vec![Message { start: START, size: 200, segment_size: 1, memory }];
         let buffer = vec![255; 1000].into();
         line.retry = Some(Retry { buffer, messages, refusals: Refusals::default() });
         let deadline = clock::now().after(Duration::from_secs(5));
         while !line.drain().unwrap() && clock::now() < deadline {}
         let expected: Vec<_> = (0..200).map(|byte| vec![byte]).collect();
-        assert_eq!(received(&mut receiver, port, 200), expected, "{choice:?} {memory:?}: all, once and in order");
+        assert_eq!(
+            received(&mut receiver, port, 200),
+            expected,
+            "{choice:?} {memory:?} {slot_size}: all, once and in order"
+        );
         assert_eq!((line.engine_name(), line.gso()), ("sendmmsg", false));
     }
 }

@@ -298,7 +298,7 @@ impl Muster {
         }
         if let Some(maker) = maker {
             let events = self.events.clone();
-            scope.spawn(move || maker.run(&self.common.image, &events));
+            scope.spawn(move || maker.run(&self.common.image, &self.common.stop, &events));
         }
         self.common.repair.spawn(scope, &self.common.content, &self.common.stop, count)
     }
