@@ -220,8 +220,9 @@ fn messages_that_wait_for_a_slow_link_are_not_overtaken_when_it_becomes_fast() {
         lab.squeeze(&server_host, &["rate", "1gbit", "burst", "128kb", "limit", "8mb"]);
         let receiver = receiver.wait();
         let lost: Vec<_> = senders(receiver.completed()).iter().map(|sender| count(sender, "lost")).collect();
-        assert_eq!(lost, [0], "{engine}");
+        let links = lab.link_counters(&[&server_host, &receiver_host]);
         let server = server.terminate();
+        assert_eq!(lost, [0], "{engine}: {}\n{}\n{links}", receiver.completed(), server.end());
         assert_eq!(
             count(server.end(), "queue_drops"),
             0,

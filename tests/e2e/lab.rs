@@ -190,6 +190,24 @@ impl Lab {
         succeed(Command::new("tc").args(tbf).args(queue));
     }
 
+    /// What has been counted at both ends of the hosts' links, for the message of a test that fails.
+    pub(crate) fn link_counters(&self, hosts: &[&Host]) -> String {
+        let mut said = fs::read_to_string("/proc/net/softnet_stat").unwrap_or_default();
+        for host in hosts {
+            for (netns, interface) in [(&host.netns, MAIN), (&self.switch.netns, &*port_of(host, MAIN))] {
+                for command in [["ip", "-s", "link"], ["tc", "-s", "qdisc"]] {
+                    let [program, statistics, what] = command;
+                    let mut shown = Command::new(program);
+                    shown.args(["-n", netns, statistics, what, "show", "dev", interface]);
+                    said += &shown
+                        .output()
+                        .map_or_else(|error| error.to_string(), |out| String::from_utf8_lossy(&out.stdout).into());
+                }
+            }
+        }
+        said
+    }
+
     /// Sets how long packets on the host's link may be.
     pub(crate) fn set_mtu(&self, host: &Host, mtu: u32) {
         let set = ["-n", &host.netns, "link", "set", MAIN, "mtu"];
