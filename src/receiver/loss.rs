@@ -76,13 +76,16 @@ impl LossTracker {
             self.set_aside = Some(position);
             return;
         }
+        self.set_aside = None;
         let missing = distance(expected, first, cycle);
         if missing <= LOSS_STEP_MAX.min(cycle / 4) {
+            self.advance(missing);
+            self.received += 1;
             self.lost += missing;
         } else {
             self.restarts += 1;
+            self.start(first, cycle);
         }
-        self.start(first, cycle);
         self.advance(step - 1);
         self.received += 1;
         self.lost += step - 1;
@@ -201,6 +204,13 @@ mod tests {
     fn outage_of_a_quarter_of_a_cycle_is_loss() {
         let tracker = after([100, 101, 2600, 2601, 2603], Some(CYCLE));
         assert_eq!((tracker.lost, tracker.restarts, tracker.received), (2499, 0, 5));
+    }
+
+    #[test]
+    fn late_packets_take_back_the_end_of_an_outage() {
+        let tracker = after([100, 101, 1000, 1001, 999, 998, 746, 745, 999], Some(CYCLE));
+        // The window of what may be late reaches back to 746.
+        assert_eq!((tracker.lost, tracker.late, tracker.duplicates), (898 - 3, 3, 1));
     }
 
     #[test]

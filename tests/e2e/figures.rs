@@ -2,15 +2,15 @@
 //!
 //! A veth pair has no wire: `send` itself carries the packet over the bridge and into every receiver's socket, and wakes whoever
 //! waits there, all on the sender's account. A real network card does none of that for the sender. So the processor time is
-//! taken three times:
+//! taken three times, by `scripts/measure`:
 //!
 //! 1. the server as it is: its own work and the carrying;
 //! 2. a plain sender of as many datagrams of the same size, which knows nothing of this protocol, to the same receivers: what
 //!    its time grows by from 0 receivers to 8 is the carrying alone;
 //! 3. the server, with the carrying given to the other processor (receive packet steering on the bridge's port): its own work.
 //!
-//! Packets per second come from the server's own account and must not depend on the receivers at all. Processor times are
-//! printed and not judged: they are the machine's.
+//! Packets per second come from the server's own account and must not depend on the receivers at all, which is also checked
+//! without the plain sender and with fewer receivers. Processor times are printed and not judged: they are the machine's.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -27,9 +27,10 @@ const RATE: &str = "100M";
 const PACKET_RATE: u32 = 8_563;
 const SETTLE: Duration = Duration::from_millis(1500);
 /// How many seconds are measured.
-const WINDOW_SECONDS: usize = 5;
-/// The packets per second may differ by so much: a burst may fall before or after a report.
-const TOLERANCE: f64 = 0.01;
+const WINDOW_SECONDS: usize = 7;
+/// The packets per second may differ by so much: a burst may fall before or after a report, and a report that comes just after the
+/// machine has stood still does not know yet what that cost. A server that did anything for its receivers would do it for each.
+const TOLERANCE: f64 = 0.03;
 /// Sends datagrams at an absolute schedule: group, interface's address, packets per second.
 const PLAIN_SENDER: &str = "
 import socket, sys, time
@@ -78,11 +79,21 @@ struct Cost {
 }
 
 #[test]
+fn receivers_do_not_change_the_rate_of_the_server() {
+    compare(&[Sending::Server, Sending::ServerWithoutCarrying], &[0, 8]);
+}
+
+#[test]
+#[ignore = "takes more than a minute; scripts/measure runs it"]
 fn receivers_change_neither_rate_nor_work_of_the_server() {
+    compare(&[Sending::Server, Sending::PlainSender, Sending::ServerWithoutCarrying], &[0, 1, 8]);
+}
+
+fn compare(ways: &[Sending], receiver_counts: &[u32]) {
     let _alone = whole_machine();
     let mut packet_rates = Vec::new();
-    for sending in [Sending::Server, Sending::PlainSender, Sending::ServerWithoutCarrying] {
-        for receiver_count in [0, 1, 8] {
+    for &sending in ways {
+        for &receiver_count in receiver_counts {
             let cost = measure(sending, receiver_count);
             let name = format!("{}, {receiver_count} receivers", sending.name());
             let cpu = format!("CPU {:.2} % user + {:.2} % system", 100.0 * cost.user, 100.0 * cost.system);
@@ -150,7 +161,7 @@ fn measure_server(lab: &Lab, host: &Host, source: &Path) -> Cost {
 
 /// Packets per second between neighbouring reports, without the time that the server says it has lost. It is the median, because
 /// a report that comes just after the machine has stood still has not yet counted that time as lost.
-fn median_rate(window: &[Value]) -> f64 {
+pub(crate) fn median_rate(window: &[Value]) -> f64 {
     let packets = |status: &Value| (count(status, "data") + count(status, "manifest") + count(status, "hashes")) as f64;
     let working = |status: &Value| number(status, "seconds") - number(status, "lost_seconds");
     let mut rates: Vec<f64> = window

@@ -21,7 +21,7 @@ impl Transfer {
         let mut lab = Lab::new();
         let (server_host, receiver_host) = (lab.host(), lab.host());
         let source = make(&lab, "source", Content::Random { size: 8 * MIB, seed: 1 });
-        let server = serve(&lab, &server_host, &source, family.ssm_group(), &["--rate", "20M"]);
+        let server = serve(&lab, &server_host, &source, family.ssm_group(), &["--rate", "12M"]);
         let from = server_host.address(family);
         let options = [&["--timeout", "60s", "--source", &from], options].concat();
         let receiver = receive_until(&receiver_host, &lab.path("copy"), family.ssm_group(), &options);
@@ -178,7 +178,7 @@ fn receiver_of_any_source_is_joined_again_too() {
     let mut lab = Lab::new();
     let (server_host, receiver_host) = (lab.host(), lab.host());
     let source = make(&lab, "source", Content::Random { size: 8 * MIB, seed: 1 });
-    let _server = serve(&lab, &server_host, &source, Family::V6.group(), &["--rate", "30M"]);
+    let _server = serve(&lab, &server_host, &source, Family::V6.group(), &["--rate", "15M"]);
     let receiver = receive(&receiver_host, &lab.path("copy"), Family::V6.group());
     let _ = receiver.wait_for_event("manifest");
     lab.unplug(&receiver_host);

@@ -27,23 +27,23 @@ fn two_servers_at_different_offsets_are_used_at_once() {
     let mut lab = Lab::new();
     let (first_host, second_host, receiver_host) = (lab.host(), lab.host(), lab.host());
     let source = make(&lab, "source", Content::Random { size: 48 * MIB, seed: 1 });
-    let receiver = receive(&receiver_host, &lab.path("copy"), GROUP.group());
-    let _ = receiver.wait_for_event("listening");
     let start = |host, offset| serve(&lab, host, &source, GROUP.group(), &["--rate", "100M", "--start-offset", offset]);
-    let (first, _second) = (start(&first_host, "0%"), start(&second_host, "50%"));
-    let receiver = receiver.wait();
+    let servers = [start(&first_host, "0%"), start(&second_host, "50%")];
+    for server in &servers {
+        let _ = server.wait_for_event("sending");
+    }
+    let receiver = receive(&receiver_host, &lab.path("copy"), GROUP.group()).wait();
     let end = receiver.completed();
     assert_same(&lab.path("copy"), &source);
-    for host in [&first_host, &second_host] {
-        assert!(received_from(end, &host.address_v4()) > 0, "both servers are used: {:?}", senders(end));
-    }
-    let first = first.terminate();
-    // What one server needs to send the file's own symbols, without its repair symbols.
-    let round = count(first.first("sending"), "round_length") as f64 / source_symbol_count(48 * MIB) as f64;
-    let pass_seconds = number(first.end(), "seconds") / number(first.end(), "passes") / round;
-    let share = number(end, "transfer_seconds") / pass_seconds;
-    figure("time with two servers, of one server's pass", &format!("{share:.3}"), "0.65");
-    assert!(share <= 0.65, "two servers took {share} of one server's pass");
+    // As much as one server can send meanwhile, of its pass over the file's own symbols.
+    let shares = [&first_host, &second_host].map(|host| {
+        let symbols = received_from(end, &host.address_v4());
+        assert!(symbols > 0, "both servers are used: {:?}", senders(end));
+        symbols as f64 / source_symbol_count(48 * MIB) as f64
+    });
+    let share = shares[0].max(shares[1]);
+    figure("what the busier of two servers sends, of its pass", &format!("{share:.3}"), "0.65");
+    assert!(share <= 0.65, "two servers sent {shares:?} of a pass");
 }
 
 #[test]

@@ -88,7 +88,7 @@ fn next_by_priority_is_joined_when_the_first_dies_and_left_when_it_returns() {
     let died = Instant::now();
     let joined = wait_for_source(&receiver, "joined", &second_address);
     let waited = died.elapsed();
-    assert!(waited < Duration::from_secs(5), "the next was joined after {waited:?}");
+    assert!(waited < Duration::from_secs(8), "the next was joined after {waited:?}, and not some 3 s");
     assert_eq!((text(&joined, "name"), count(&joined, "priority")), ("second.test", 20));
 
     let _first = serve_ssm(&lab, &first_host, &source, family, "20M");
@@ -119,7 +119,7 @@ fn records_that_change_are_followed_while_receiving_when_their_time_is_over() {
     let changed = Instant::now();
     let _ = wait_for_source(&receiver, "left", &first_host.address(family));
     let _ = wait_for_source(&receiver, "joined", &second_host.address(family));
-    assert!(changed.elapsed() < Duration::from_secs(5), "{:?} for a time to live of 2 s", changed.elapsed());
+    assert!(changed.elapsed() < Duration::from_secs(8), "{:?} for a time to live of 2 s", changed.elapsed());
 
     // Without any DNS at all the transfer goes on, and what is wrong is said.
     dns.kill();

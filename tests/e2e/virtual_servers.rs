@@ -64,10 +64,13 @@ fn rate_is_that_of_all_virtual_servers_together() {
     let options = ["--rate", "80M", "--virtual-servers", "4", "--cycles", "3", "--fec", "0"];
     let server = serve(&lab, &host, &source, Family::V4.group(), &options).wait();
     let end = server.completed();
-    let rate = 8.0 * number(end, "ip_bytes") / (number(end, "seconds") - number(end, "lost_seconds"));
+    let bits = 8.0 * number(end, "ip_bytes");
+    let rate = bits / (number(end, "seconds") - number(end, "lost_seconds"));
     figure("rate of four virtual servers asked for 80 Mbit/s", &format!("{:.3} Mbit/s", rate / 1e6), "80");
     // The one that sends the control packets as well ends last: its data takes 8 % longer.
-    assert!((72e6..=80.5e6).contains(&rate), "{rate}");
+    assert!(rate >= 72e6, "{rate}: {end}");
+    // The time that was lost is that of the one that lost most, which need not be the last.
+    assert!(bits / number(end, "seconds") <= 80.5e6, "{end}");
 }
 
 #[test]
@@ -104,7 +107,7 @@ fn virtual_servers_that_wait_for_long_stop_at_once() {
     let asked = Instant::now();
     let ended = server.terminate();
     assert_eq!(ended.exit, Some(143), "stderr: {}", ended.stderr);
-    assert!(asked.elapsed() < Duration::from_secs(1), "{:?} to stop", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?} to stop, and 40 s between packets", asked.elapsed());
 }
 
 /// A thread of a program that stands still until this is dropped, as if its processor did nothing.
