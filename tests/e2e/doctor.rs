@@ -14,6 +14,8 @@ use crate::wiring::wait_until;
 const IOTUP: &str = env!("CARGO_BIN_EXE_iotup");
 /// Long enough for some hundred packets and for a querier's answer.
 const TIME: &str = "800ms";
+/// For where nothing may be amiss: a machine that stands still for a while is not to be taken for a network that is silent.
+const LONG_TIME: &str = "2s";
 /// Within this the switch asks after a group that somebody left.
 const LAST_MEMBER_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -122,8 +124,7 @@ fn healthy_host_is_ok() {
         let source = ward.server_host.address(family);
         let of_one = [family.ssm_group(), "--source", &source];
         for words in [&[family.group()][..], &of_one] {
-            // So long that a machine which stands still for a while is not taken for a network on which something is amiss.
-            let diagnosis = Diagnosis::on_for("2s", &ward.host, words);
+            let diagnosis = Diagnosis::on_for(LONG_TIME, &ward.host, words);
             diagnosis.is_all_ok();
             let checks = diagnosis.findings().len();
             assert!(checks >= 13, "all checks were made: {:#}", diagnosis.0);
@@ -214,7 +215,7 @@ fn faults_of_a_host_are_named_and_mended_by_what_is_said() {
         assert_eq!(broken.remedy(check, "FAIL"), remedy, "{breaks}: {:#}", broken.0);
         assert_eq!((broken.status(), broken.0["exit"].as_u64()), ("FAIL", Some(69)), "{breaks}");
         shell(&ward.host, broken.remedy(check, "FAIL"));
-        let mended = Diagnosis::on(&ward.host, &words);
+        let mended = Diagnosis::on_for(LONG_TIME, &ward.host, &words);
         assert_eq!(mended.status(), "OK", "{breaks}: {:#}", mended.0);
         shell(&ward.host, "nft flush ruleset");
     }
