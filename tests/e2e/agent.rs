@@ -157,7 +157,9 @@ fn killed_anywhere_the_agent_goes_on_where_it_was() {
     let (server_host, source) = (lab.host(), lab.path("source"));
     let device = Device::new(&mut lab);
     publish(&lab, &source, 1, 8 * MIB);
-    let server = serve(&lab, &server_host, &source, Family::V4.group(), &["--rate", "50M", "--fec", "0"]);
+    let serve = |rate| serve(&lab, &server_host, &source, Family::V4.group(), &["--rate", rate, "--fec", "0"]);
+    // Progress is told of once a second, and the whole takes seven.
+    let server = serve("10M");
     let (go, pid) = (lab.path("go"), lab.path("pid"));
     let hook =
         format!("echo $$ > {0}.new; mv {0}.new {0}; test -e {1} || exec sleep 1000", path_text(&pid), path_text(&go));
@@ -167,6 +169,8 @@ fn killed_anywhere_the_agent_goes_on_where_it_was() {
     let _ = agent.wait_for("progress", |event| event["event"] == "progress" && event["held"] != 0);
     agent.kill();
     assert!(!device.file.exists() && device.journal().is_empty());
+    server.kill();
+    let server = serve("50M");
 
     // While the hook runs, which does not outlive it.
     let agent = device.start(&hook, &[]);
@@ -193,7 +197,7 @@ fn killed_anywhere_the_agent_goes_on_where_it_was() {
 
     // It is done: the hook is not run again, and what is newer is fetched.
     let new = publish(&lab, &source, 2, MIB);
-    let _server = serve(&lab, &server_host, &source, Family::V4.group(), &["--rate", "50M"]);
+    let _server = serve("50M");
     let agent = device.start(&hook, &[]);
     let _ = agent.wait_for("version 2", installed(2));
     assert_same(&device.file, &new);

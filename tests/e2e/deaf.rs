@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::files::{Content, MIB, assert_same, make};
 use crate::lab::{Family, Host, Lab};
 use crate::run::{Process, Program, receive, serve_by, text};
+use crate::wiring::wait_until;
 
 /// How often each socket is written to in each way.
 const DATAGRAM_COUNT: u64 = 500;
@@ -106,11 +107,16 @@ fn server_hears_nothing(family: Family, engine: &str) {
     let _ = receiver.wait().completed();
     assert_same(&lab.path("copy"), &source);
 
-    let after = Arrivals::read(server.pid(), family);
     let ways = (SOCKET_COUNT + 1) as u64;
     let expected = ways * DATAGRAM_COUNT;
+    // The last may still be on their way.
+    wait_until("all that was sent has come", || {
+        let now = Arrivals::read(server.pid(), family);
+        now.multicast - before.multicast >= expected && now.refused() - before.refused() >= expected
+    });
+    let after = Arrivals::read(server.pid(), family);
     assert!(after.multicast - before.multicast >= expected, "what went to the group came: {before:?}, {after:?}");
-    let refused = after.nobody + after.dropped - before.nobody - before.dropped;
+    let refused = after.refused() - before.refused();
     assert_eq!(refused, expected, "what went to the server came, and was for nobody: {before:?}, {after:?}");
     assert_eq!(after.delivered, 0, "no datagram has ever been read: {after:?}");
     accepts_nothing(&server, &server_host, family, &sources);
@@ -253,6 +259,11 @@ struct Arrivals {
 }
 
 impl Arrivals {
+    /// Datagrams for this host that nobody got.
+    fn refused(&self) -> u64 {
+        self.nobody + self.dropped
+    }
+
     fn read(pid: u32, family: Family) -> Self {
         let dropped = udp_sockets(pid, family).iter().map(|socket| socket.drops).sum();
         let read = |table: &str| fs::read_to_string(format!("/proc/{pid}/net/{table}")).expect("the server lives");

@@ -170,10 +170,10 @@ fn object_larger_than_the_device_is_refused() {
     let small = make(&bench.lab, "small", Content::Random { size: 4 * MIB, seed: 3 });
     let before = fs::read(&small).expect("read the backing file");
     let device = BlockDevice::new(&small);
-    let _server = bench.serve("100M", &[]);
-    let ended =
-        receive_until(&bench.host, device.path(), GROUP, &["--device", "--yes", "--max-size", "1G", "--timeout", "2s"])
-            .wait();
+    let server = bench.serve("100M", &[]);
+    let _ = server.wait_for_event("sending");
+    let options = ["--device", "--yes", "--max-size", "1G", "--timeout", "5s"];
+    let ended = receive_until(&bench.host, device.path(), GROUP, &options).wait();
     assert_eq!(ended.exit, Some(69), "stderr: {}", ended.stderr);
     let [notice] = ended.notices("too_large")[..] else { panic!("one notice, not {:?}", ended.notices("too_large")) };
     assert!(text(notice, "text").contains("the size of the device"), "{notice}");

@@ -59,7 +59,10 @@ fn loss_and_goodput_are_measured_and_nothing_is_stored() {
     }
     let goodput = number(end, "goodput_bps");
     figure("goodput of 150 Mbit/s at 5 % loss, measured", &format!("{:.1} Mbit/s", goodput / 1e6), "-");
-    assert!((80e6..143e6).contains(&goodput), "{goodput} of 150 Mbit/s with headers and loss");
+    let measured = 8.0 * count(end, "bytes") as f64 / number(end, "measured_seconds");
+    assert!((goodput / measured - 1.0).abs() < 1e-6, "{goodput} for {measured}");
+    // No more than 150 Mbit/s less headers and loss. How much less it is, is the machine's affair: it gives no time to whom it has none for.
+    assert!((30e6..143e6).contains(&goodput), "{goodput} of 150 Mbit/s with headers and loss");
     assert_eq!(text(ended.first("manifest"), "digest"), text(&sending, "digest"));
     assert_empty(&folder);
 }
@@ -82,8 +85,10 @@ fn people_are_told_that_nothing_was_stored_or_verified_however_it_ends() {
     let _ = server.terminate();
 
     let source = make(&lab, "large", Content::Random { size: 8 * MIB, seed: 1 });
-    let _server = serve(&lab, &server_host, &source, Family::V4.group(), &["--rate", "10M"]);
-    let said = run(&["--timeout", "1500ms", Family::V4.group()]);
+    // Seven seconds for a pass.
+    let server = serve(&lab, &server_host, &source, Family::V4.group(), &["--rate", "10M"]);
+    let _ = server.wait_for_event("sending");
+    let said = run(&["--timeout", "3s", Family::V4.group()]);
     assert_eq!(said.exit, Some(75), "stderr: {}", said.stderr);
     assert!(said.stderr.contains("incomplete at the deadline"), "{}", said.stderr);
     claims_nothing(&said);

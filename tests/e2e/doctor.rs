@@ -2,18 +2,20 @@
 //! does.
 
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::files::{Content, MIB, make};
 use crate::lab::{Family, Host, Lab, succeed};
-use crate::run::{Process, Program, count, receive_until, serve, text};
+use crate::run::{PATIENCE, Process, Program, count, receive_until, serve, text};
 use crate::wiring::wait_until;
 
 const IOTUP: &str = env!("CARGO_BIN_EXE_iotup");
 /// Long enough for some hundred packets and for a querier's answer.
 const TIME: &str = "800ms";
+/// For where nothing may be amiss: a machine that stands still for a while is not to be taken for a network that is silent.
+const LONG_TIME: &str = "2s";
 /// Within this the switch asks after a group that somebody left.
 const LAST_MEMBER_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -22,8 +24,24 @@ const LAST_MEMBER_INTERVAL: Duration = Duration::from_millis(200);
 struct Diagnosis(Value);
 
 impl Diagnosis {
+    /// What it says of an overflow of the processors' queues is of the whole machine, on which other tests run: one that happened
+    /// meanwhile makes it look again.
     fn of(mut command: Command, words: &[&str]) -> Self {
-        let output = command.args(["doctor", "--json"]).args(words).stdin(Stdio::null()).output().expect("run iotup");
+        command.args(["doctor", "--json"]).args(words).stdin(Stdio::null());
+        let started = Instant::now();
+        loop {
+            let before = backlog_drops();
+            let diagnosis = Self::take(&mut command);
+            let is_of_queues = |finding: &Value| text(finding, "finding").contains("processors' queues had no room");
+            if !diagnosis.findings().iter().any(is_of_queues) || backlog_drops() == before {
+                return diagnosis;
+            }
+            assert!(started.elapsed() < PATIENCE, "the processors' queues overflow all the time: {:#}", diagnosis.0);
+        }
+    }
+
+    fn take(command: &mut Command) -> Self {
+        let output = command.output().expect("run iotup");
         let said = String::from_utf8_lossy(&output.stdout);
         assert_eq!(said.lines().count(), 1, "one object: {said}{}", String::from_utf8_lossy(&output.stderr));
         let object: Value = serde_json::from_str(&said).expect("JSON");
@@ -33,7 +51,11 @@ impl Diagnosis {
 
     /// Of receiving on this host.
     fn on(host: &Host, words: &[&str]) -> Self {
-        Self::of(host.command(IOTUP), &[&["--seconds", TIME], words].concat())
+        Self::on_for(TIME, host, words)
+    }
+
+    fn on_for(time: &str, host: &Host, words: &[&str]) -> Self {
+        Self::of(host.command(IOTUP), &[&["--seconds", time], words].concat())
     }
 
     fn status(&self) -> &str {
@@ -59,6 +81,13 @@ impl Diagnosis {
         assert!(self.findings().iter().all(|finding| finding["status"] == "OK"), "{:#}", self.0);
         assert_eq!((self.status(), self.0["exit"].as_u64()), ("OK", Some(0)));
     }
+}
+
+/// Packets for which the processors of this machine had no room in their queues: the second column of a line for each.
+fn backlog_drops() -> u64 {
+    let table = std::fs::read_to_string("/proc/net/softnet_stat").expect("read the processors' counters");
+    let of_one = |line: &str| line.split(' ').nth(1).and_then(|count| u64::from_str_radix(count, 16).ok());
+    table.lines().map(|line| of_one(line).expect("a counter")).sum()
 }
 
 /// Gives a command in the host's namespace, as somebody would who reads it.
@@ -95,7 +124,7 @@ fn healthy_host_is_ok() {
         let source = ward.server_host.address(family);
         let of_one = [family.ssm_group(), "--source", &source];
         for words in [&[family.group()][..], &of_one] {
-            let diagnosis = Diagnosis::on(&ward.host, words);
+            let diagnosis = Diagnosis::on_for(LONG_TIME, &ward.host, words);
             diagnosis.is_all_ok();
             let checks = diagnosis.findings().len();
             assert!(checks >= 13, "all checks were made: {:#}", diagnosis.0);
@@ -186,7 +215,7 @@ fn faults_of_a_host_are_named_and_mended_by_what_is_said() {
         assert_eq!(broken.remedy(check, "FAIL"), remedy, "{breaks}: {:#}", broken.0);
         assert_eq!((broken.status(), broken.0["exit"].as_u64()), ("FAIL", Some(69)), "{breaks}");
         shell(&ward.host, broken.remedy(check, "FAIL"));
-        let mended = Diagnosis::on(&ward.host, &words);
+        let mended = Diagnosis::on_for(LONG_TIME, &ward.host, &words);
         assert_eq!(mended.status(), "OK", "{breaks}: {:#}", mended.0);
         shell(&ward.host, "nft flush ruleset");
     }

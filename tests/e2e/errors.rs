@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 
 use crate::files::{Content, MIB, make};
@@ -313,11 +314,14 @@ fn partial_file_that_another_receiver_writes_is_refused() {
     let copy = lab.path("copy");
     let first = receive(&receiver_host, &copy, GROUP);
     let _ = first.wait_for_event("progress");
+    // So that it is not done before the other has begun.
+    first.signal(Signal::SIGSTOP);
     human_receiver(&receiver_host, &copy, &["--timeout", "60s"]).ends_with(
         Program::Receiver,
         73,
         &[".copy.part", "another iotupc"],
     );
+    first.signal(Signal::SIGCONT);
     let _ = first.wait().completed();
     crate::files::assert_same(&copy, &source);
 }
@@ -342,20 +346,22 @@ fn object_larger_than_the_free_space_is_refused() {
     let (server_host, receiver_host) = (lab.host(), lab.host());
     let disk = lab.small_disk("disk", 2 * MIB);
     let source = make(&lab, "source", Content::Random { size: 8 * MIB, seed: 1 });
-    let _server = serve(&lab, &server_host, &source, GROUP, &["--rate", "50M"]);
-    refused_as_too_large(&receiver_host, &disk.path("copy"), &["--timeout", "2s"]);
+    let server = serve(&lab, &server_host, &source, GROUP, &["--rate", "50M"]);
+    let _ = server.wait_for_event("sending");
+    refused_as_too_large(&receiver_host, &disk.path("copy"), &[]);
 }
 
 #[test]
 fn object_larger_than_allowed_is_refused() {
     let mut lab = Lab::new();
     let (server_host, receiver_host) = (lab.host(), lab.host());
-    let _server = serve_small(&lab, &server_host);
-    refused_as_too_large(&receiver_host, &lab.path("copy"), &["--max-size", "1M", "--timeout", "2s"]);
+    let server = serve_small(&lab, &server_host);
+    let _ = server.wait_for_event("sending");
+    refused_as_too_large(&receiver_host, &lab.path("copy"), &["--max-size", "1M"]);
 }
 
 fn refused_as_too_large(host: &Host, copy: &Path, options: &[&str]) {
-    let ended = receive_until(host, copy, GROUP, options).wait();
+    let ended = receive_until(host, copy, GROUP, &[options, &["--timeout", "5s"]].concat()).wait();
     assert!(matches!(ended.exit, Some(69 | 75)), "exit code {:?}: {}", ended.exit, ended.stderr);
     let [notice] = ended.notices("too_large")[..] else { panic!("one notice, not {:?}", ended.notices("too_large")) };
     assert!(text(notice, "text").contains("--max-size"), "the remedy is in: {notice}");
@@ -367,12 +373,14 @@ fn refused_as_too_large(host: &Host, copy: &Path, options: &[&str]) {
 fn receiver_that_hears_nothing_says_why_that_may_be_and_gives_up() {
     let mut lab = Lab::new();
     let host = lab.host();
-    let said = human_receiver(&host, &lab.path("copy"), &["--timeout", "6s"]);
+    // One that waits for packets beside one that has so much time for all: it is noticed after 5 s.
+    let idle = receive_until(&host, &lab.path("other"), GROUP, &["--idle-timeout", "8s"]);
+    let said = human_receiver(&host, &lab.path("copy"), &["--timeout", "8s"]);
     said.ends_with(Program::Receiver, 69, &[GROUP]);
     assert!(said.stderr.lines().any(|line| line.contains("5 s")), "the silence is noticed: {}", said.stderr);
     assert!(!part_of(&lab.path("copy")).exists());
 
-    let ended = receive_until(&host, &lab.path("copy"), GROUP, &["--idle-timeout", "6s"]).wait();
+    let ended = idle.wait();
     assert_eq!(ended.exit, Some(69), "stderr: {}", ended.stderr);
     assert_eq!(ended.notices("silent").len(), 1);
 }
@@ -382,14 +390,18 @@ fn incomplete_transfer_at_the_deadline_can_be_resumed_and_lists_what_is_missing(
     let mut lab = Lab::new();
     let (server_host, receiver_host) = (lab.host(), lab.host());
     let source = make(&lab, "source", Content::Random { size: 8 * MIB, seed: 1 });
-    let options = ["--rate", "20M", "--start-offset", "0%"];
-    let _server = serve(&lab, &server_host, &source, GROUP, &options);
+    let serve = |rate| serve(&lab, &server_host, &source, GROUP, &["--rate", rate, "--start-offset", "0%"]);
+    // Seven seconds for a pass.
+    let server = serve("10M");
+    let _ = server.wait_for_event("sending");
     let copy = lab.path("copy");
-    let ended = receive_until(&receiver_host, &copy, GROUP, &["--timeout", "2s"]).wait();
+    let ended = receive_until(&receiver_host, &copy, GROUP, &["--timeout", "3s"]).wait();
     assert_eq!(ended.exit, Some(75), "stderr: {}", ended.stderr);
     let missing = ended.end()["missing"].as_array().expect("a list of ranges");
     assert!(!missing.is_empty() && missing.iter().all(|range| range[0].as_u64() <= range[1].as_u64()), "{missing:?}");
     assert!(part_of(&copy).is_file() && !copy.exists());
+    server.kill();
+    let _server = serve("50M");
     let _ = receive(&receiver_host, &copy, GROUP).wait().completed();
     crate::files::assert_same(&copy, &source);
 }
@@ -402,7 +414,7 @@ fn server_ends_when_its_file_changes() {
     let mut command = host.command(Program::Server.path());
     command.args(["--cache-dir"]).arg(lab.path("cache")).args(["--rate", "1M"]).arg(&source).arg(GROUP);
     let server = Process::spawn(&mut command);
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    server.wait_for_words("sending");
     let file = fs::OpenOptions::new().write(true).open(&source).expect("open the file");
     file.write_all_at(b"something else", 1000).expect("change the file");
     let ended = server.wait();

@@ -21,7 +21,7 @@ const SIZE: u64 = 3 * MIB + 12_345;
 const SYMBOL_COUNT: u16 = 745 + 373;
 const FORGED_COUNT: usize = 6000;
 
-/// Sends the packets of a file again and again at a rate. Arguments: the file, the group, bits a second, for how many seconds, and
+/// Sends the packets of a file again and again at a rate, and says so when the first has gone. Arguments: the file, the group, bits a second, for how many seconds, and
 /// the address and port to send them from, where they are not this host's own.
 const FORGE: &str = r"
 import socket, struct, sys, time
@@ -47,6 +47,8 @@ while (now := time.monotonic() - start) < seconds:
     while bits < now * rate:
         packet = packets[sent % len(packets)]
         out.sendto(packet, (group, 4242))
+        if sent == 0:
+            print('forging', flush=True)
         sent, bits = sent + 1, bits + 8 * (len(packet) + 28)
     time.sleep(0.001)
 ";
@@ -117,12 +119,14 @@ impl Stage {
         Self { lab, forger_host, receiver_host, source, forged, _server: server, sending, seconds_alone }
     }
 
-    /// Forges at so many times the server's rate.
+    /// Forges at so many times the server's rate, from before this returns.
     fn forge(&self, times: u64, duration: Duration, spoofed: Option<&str>) -> Process {
         let mut command = self.forger_host.command("python3");
         command.arg("-c").arg(FORGE).arg(&self.forged).arg(Family::V4.group());
         command.arg((times * RATE_BPS).to_string()).arg(duration.as_secs_f64().to_string()).args(spoofed);
-        Process::spawn(&mut command)
+        let forger = Process::spawn(&mut command);
+        let _ = forger.wait_for("the first forged packet", |line| line == "forging");
+        forger
     }
 
     /// Receives a copy, which must be right; its last event.

@@ -5,6 +5,8 @@
 use std::io::Write;
 use std::process::Stdio;
 
+use nix::sys::signal::Signal;
+
 use crate::files::{Content, MIB, assert_same, make};
 use crate::lab::{Family, Host, Lab};
 use crate::run::{count, receive_until, senders, serve, text};
@@ -179,7 +181,7 @@ fn garbage_changes_nothing(family: Family) {
     let size = 2 * MIB + 12_345;
     let source = make(&lab, "source", Content::Random { size, seed: 1 });
     let digest = blake3::hash(&std::fs::read(&source).expect("read the source"));
-    // 2.5 s for a pass, so that all the garbage comes meanwhile.
+    // 2.5 s for a pass: when the receiver has said that it knows the object, most of it is still to come.
     let server = serve(&lab, &server_host, &source, family.group(), &["--rate", "7M", "--fec", "0"]);
     let sending = server.wait_for_event("sending");
     assert_eq!(text(&sending, "digest"), digest.to_string());
@@ -187,8 +189,11 @@ fn garbage_changes_nothing(family: Family) {
     let options = ["--timeout", "80s", "--no-decode"];
     let receiver = receive_until(&receiver_host, &lab.path("copy"), family.group(), &options);
     let _ = receiver.wait_for_event("manifest");
+    // All the garbage comes before the rest, however long it takes to be sent.
+    server.signal(Signal::SIGSTOP);
     let garbage = all_garbage(&digest, size);
     send(&forger_host, family, &garbage);
+    server.signal(Signal::SIGCONT);
     let receiver = receiver.wait();
     let end = receiver.completed();
     assert_same(&lab.path("copy"), &source);

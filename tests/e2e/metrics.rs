@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::files::{Content, MIB, assert_same, make};
 use crate::lab::{Family, Host, Lab};
-use crate::run::{PATIENCE, Process, Program, count, receive_until, run_to_end, serve};
+use crate::run::{PATIENCE, Process, Program, count, receive_until, run_to_end, senders, serve};
 
 const EXPORTER: &str = "127.0.0.1:9100";
 const GROUP: Family = Family::V4;
@@ -52,13 +52,14 @@ fn node_exporter_publishes_the_figures_of_a_server_and_of_two_receivers() {
     let file = |name: &str| folder.join(name).to_string_lossy().into_owned();
     let options = ["--rate", "100M", "--metrics", &file("server.prom")];
     let server = serve(&lab, &server_host, &source, GROUP.group(), &options);
-    for name in ["one", "two"] {
+    let lost = ["one", "two"].map(|name| {
         let metrics = file(&format!("{name}.prom"));
         let options = ["--timeout", "80s", "--metrics", &metrics];
         let end = receive_until(&receiver_host, &lab.path(name), GROUP.group(), &options).wait();
         assert_eq!(count(end.completed(), "held"), 4 * MIB);
         assert_same(&lab.path(name), &source);
-    }
+        senders(end.completed()).iter().map(|sender| count(sender, "lost")).sum::<u64>() as f64
+    });
     let _ = server.wait_for_event("status");
     let exporter = export(&server_host, &folder);
     let metrics = scrape(&server_host);
@@ -66,7 +67,7 @@ fn node_exporter_publishes_the_figures_of_a_server_and_of_two_receivers() {
     assert_eq!(values(&metrics, "iotup_receiver_object_blocks_verified", "/one\""), [4.0]);
     assert_eq!(values(&metrics, "iotup_receiver_exit_code", ""), [0.0; 2]);
     assert_eq!(values(&metrics, "iotup_receiver_running", ""), [0.0; 2]);
-    assert_eq!(values(&metrics, "iotup_receiver_packets_lost_total", "where=\"network\""), [0.0; 2]);
+    assert_eq!(values(&metrics, "iotup_receiver_packets_lost_total", "where=\"network\""), lost);
     assert_eq!(values(&metrics, "iotup_server_running", "group=\"239.77.1.1:4242\""), [1.0]);
     assert_eq!(values(&metrics, "iotup_server_rate_limit_bytes_per_second", ""), [12.5e6]);
     assert!(values(&metrics, "iotup_server_packets_total", "kind=\"data\"")[0] > 1000.0);

@@ -95,8 +95,9 @@ fn newer_version_replaces_an_older_one_and_a_replayed_one_replaces_nothing() {
         assert!(kept.contains(&format!("version {version}\n")), "{kept}");
         server.kill();
     }
-    let _replayer = serve(&lab, &server_host, &old, group, &["--rate", "100M"]);
-    let ended = receive(&host, &copy, group, &["--timeout", "2s", "--state-file", state]).wait();
+    let replayer = serve(&lab, &server_host, &old, group, &["--rate", "100M"]);
+    let _ = replayer.wait_for_event("sending");
+    let ended = receive(&host, &copy, group, &["--timeout", "5s", "--state-file", state]).wait();
     assert_eq!(ended.exit, Some(77), "{}", ended.stderr);
     assert!(dropped(&ended, "old_version") > 10, "{}", ended.end());
     assert_eq!(ended.notices("not_trusted").len(), 1, "said once");
@@ -142,7 +143,8 @@ fn only_what_is_asked_for_is_taken() {
         (future, &["--pubkey", &first, "--clock-unset", "refuse"], Some("clock_unset")),
     ];
     let start = |(number, (group, options, refused)): (usize, &(&str, &[&str], Option<&str>))| {
-        let timeout = if refused.is_some() { "2s" } else { "60s" };
+        // Enough for all to start at once on a machine that is busy with other things, too.
+        let timeout = if refused.is_some() { "12s" } else { "60s" };
         let file = lab.path(&format!("copy{number}"));
         let receiver = receive_until(&host, &file, group, &[*options, &["--timeout", timeout]].concat());
         (file, receiver)
@@ -193,14 +195,14 @@ pub(crate) fn forgeries(size: u64, rounds: u32) -> Vec<Vec<u8>> {
     (0..rounds).flat_map(forge).collect()
 }
 
-/// Sends packets to a group one after the other, 500 a second.
+/// Sends packets to a group one after the other and over again, 500 a second, until it is killed.
 pub(crate) fn pour(host: &Host, group: &str, packets: Vec<Vec<u8>>) -> (Child, std::thread::JoinHandle<()>) {
     let mut command = host.command("python3");
     command.args(["-c", SEND_LINES, group, "4242", &host.address_v4()]).stdin(Stdio::piped());
     let mut child = command.spawn().expect("start python3");
     let mut lines = child.stdin.take().expect("stdin is piped");
     let thread = std::thread::spawn(move || {
-        for packet in packets {
+        for packet in packets.iter().cycle() {
             let line: String = packet.iter().map(|byte| format!("{byte:02x}")).chain(["\n".to_owned()]).collect();
             if lines.write_all(line.as_bytes()).is_err() {
                 // The test has ended, and python3 with it.
