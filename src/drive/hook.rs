@@ -165,9 +165,13 @@ mod tests {
     #[test]
     fn what_a_command_has_started_has_time_to_clean_up() {
         let folder = tempfile::tempdir().unwrap();
-        let done = folder.path().join("done");
-        let command = format!("(trap 'sleep 0.3; echo >{}; exit' TERM; sleep 100 & wait) & wait", done.display());
-        let end = run_for(&command, Duration::from_millis(200));
+        let (ready, done) = (folder.path().join("ready"), folder.path().join("done"));
+        let trap = format!("trap 'sleep 0.3; echo >{}; exit' TERM; echo >{}", done.display(), ready.display());
+        let command = format!("({trap}; sleep 100 & wait) & wait");
+        // A shell that was ended before it had set its trap could not clean up: it gets more time.
+        let times = [200, 2_000, 20_000].map(Duration::from_millis);
+        let mut ends = times.into_iter().map(|time| run_for(&command, time));
+        let end = ends.find(|_| ready.exists()).expect("a shell sets a trap within seconds");
         assert!(!end.has_succeeded && done.exists(), "{}", end.how);
     }
 

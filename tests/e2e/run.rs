@@ -4,11 +4,14 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use serde_json::Value;
 
@@ -67,6 +70,11 @@ pub(crate) struct Ended {
     pub(crate) events: Vec<Value>,
     pub(crate) stderr: String,
     pub(crate) memory: Memory,
+    /// When the end was seen, a few milliseconds after it. Bounds on how soon a program ends are judged by this: reading the rest of
+    /// what it has said, and comparing that with the schema, takes time that is the test's own.
+    pub(crate) ended_at: Instant,
+    /// Seconds of processor time that it used in its life, to the hundredth.
+    pub(crate) cpu_seconds: f64,
 }
 
 impl Ended {
@@ -124,6 +132,7 @@ pub(crate) struct Process {
 impl Process {
     /// Starts the command and threads that read all it says.
     pub(crate) fn spawn(command: &mut Command) -> Self {
+        schema::start();
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("start {command:?}: {error}"));
         let log = SharedLog::default();
@@ -202,8 +211,25 @@ impl Process {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).expect("a process id fits i32");
-        kill(Pid::from_raw(pid), signal).unwrap_or_else(|error| panic!("send {signal} to {pid}: {error}"));
+        let pid = self.raw_pid();
+        kill(pid, signal).unwrap_or_else(|error| panic!("send {signal} to {pid}: {error}"));
+    }
+
+    /// Stops all threads of the program where they are, until SIGCONT, and waits until they stand still.
+    pub(crate) fn halt(&self) {
+        self.signal(Signal::SIGSTOP);
+        let started = Instant::now();
+        while self.threads().iter().any(|thread| thread.state != 'T') {
+            assert!(started.elapsed() < PATIENCE, "it does not stand still");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// The program's threads.
+    pub(crate) fn threads(&self) -> Vec<Thread> {
+        let folder = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("the process lives");
+        // One that ends meanwhile is none.
+        folder.filter_map(|entry| Thread::of(&fs::read_to_string(entry.ok()?.path().join("stat")).ok()?)).collect()
     }
 
     /// Waits for the end. A program that takes too long is killed, and the test fails.
@@ -214,17 +240,27 @@ impl Process {
     /// The same, for what may take longer.
     pub(crate) fn wait_within(mut self, patience: Duration) -> Ended {
         let started = Instant::now();
-        let status = loop {
-            if let Some(status) = self.child.try_wait().expect("wait for the program") {
-                break status;
-            }
+        while !self.has_ended() {
             if started.elapsed() > patience {
                 let log = self.log.0.lock().expect("no reader panics");
                 panic!("still running after {patience:?}; last event {:?}; stderr: {}", log.events.last(), log.stderr);
             }
             std::thread::sleep(Duration::from_millis(5));
-        };
-        self.collect(status)
+        }
+        let ended_at = Instant::now();
+        let (program, kernel) = cpu_seconds(self.pid());
+        let status = self.child.wait().expect("wait for the program");
+        self.collect(status, ended_at, program + kernel)
+    }
+
+    /// Whether the program has ended. What it has used can be read until it is waited for, which this does not do.
+    fn has_ended(&self) -> bool {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        waitid(Id::Pid(self.raw_pid()), flags).expect("it is a child") != WaitStatus::StillAlive
+    }
+
+    fn raw_pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).expect("a process id fits i32"))
     }
 
     /// Asks the program to stop, as a service manager does, and waits.
@@ -239,14 +275,14 @@ impl Process {
         let _ = self.wait();
     }
 
-    fn collect(&mut self, status: ExitStatus) -> Ended {
+    fn collect(&mut self, status: ExitStatus, ended_at: Instant, cpu_seconds: f64) -> Ended {
         for reader in self.readers.drain(..) {
             reader.join().expect("what the program said can be read");
         }
         let memory = self.sampler.take().expect("collected once").join().expect("memory can be sampled");
         let log = std::mem::take(&mut *self.log.0.lock().expect("no reader panics"));
         schema::require_described(&log.events);
-        Ended { exit: status.code(), events: log.events, stderr: log.stderr, memory }
+        Ended { exit: status.code(), events: log.events, stderr: log.stderr, memory, ended_at, cpu_seconds }
     }
 }
 
@@ -308,11 +344,74 @@ fn memory_of(status: &str) -> Option<(u64, u64)> {
 /// Seconds of processor time that a process has used so far: in the program, and in the kernel on its behalf.
 pub(crate) fn cpu_seconds(pid: u32) -> (f64, f64) {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process lives");
-    // The name, in parentheses, may hold spaces; after it come the fields from the third on.
-    let fields: Vec<&str> = stat.rsplit(") ").next().expect("rsplit gives one").split(' ').collect();
-    // The unit is USER_HZ, which is 100 on every Linux that Rust runs on.
-    let seconds = |field: usize| -> f64 { fields[field].parse::<f64>().expect("a number of ticks") / 100.0 };
-    (seconds(11), seconds(12))
+    Thread::of(&stat).expect("what the kernel says of a process").cpu_seconds
+}
+
+/// What the kernel says of a thread, or of all threads of a process together (proc_pid_stat(5)).
+#[derive(Debug)]
+pub(crate) struct Thread {
+    pub(crate) name: String,
+    state: char,
+    /// In the program, and in the kernel on its behalf.
+    pub(crate) cpu_seconds: (f64, f64),
+}
+
+impl Thread {
+    fn of(stat: &str) -> Option<Self> {
+        // The name, in parentheses, may hold spaces; after it come the fields from the third on.
+        let (start, rest) = stat.rsplit_once(") ")?;
+        let fields: Vec<&str> = rest.split(' ').collect();
+        // The unit is USER_HZ, which is 100 on every Linux that Rust runs on.
+        let seconds = |field: usize| Some(fields.get(field)?.parse::<f64>().ok()? / 100.0);
+        let name = start.split_once('(')?.1.to_owned();
+        Some(Self { name, state: fields.first()?.chars().next()?, cpu_seconds: (seconds(11)?, seconds(12)?) })
+    }
+}
+
+/// How often the witnesses look at the clock.
+const WITNESS_INTERVAL: Duration = Duration::from_millis(1);
+
+/// Threads, one on each processor, that sleep for a millisecond again and again, and keep the longest that one of them was away.
+///
+/// A machine that stands still, or whose processors are taken away from it, holds them up as it does the programs under test. What
+/// a program may be late by is what it promises, and that on top.
+pub(crate) struct Witness {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Duration>>,
+}
+
+impl Witness {
+    pub(crate) fn start() -> Self {
+        let allowed = sched_getaffinity(Pid::from_raw(0)).expect("ask for the processors");
+        let stop = Arc::new(AtomicBool::new(false));
+        let processors = (0..CpuSet::count()).filter(|&number| allowed.is_set(number).unwrap_or(false));
+        let watch = |number| {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || watch(number, &stop))
+        };
+        Self { threads: processors.map(watch).collect(), stop }
+    }
+
+    /// The longest that one of them was away.
+    pub(crate) fn end(self) -> Duration {
+        self.stop.store(true, Ordering::Relaxed);
+        let gaps = self.threads.into_iter().map(|thread| thread.join().expect("a witness does not panic"));
+        gaps.max().expect("there is a processor")
+    }
+}
+
+fn watch(processor: usize, stop: &AtomicBool) -> Duration {
+    let mut here = CpuSet::new();
+    here.set(processor).expect("it is a processor");
+    sched_setaffinity(Pid::from_raw(0), &here).expect("stay on one processor");
+    let (mut last, mut gap_max) = (Instant::now(), Duration::ZERO);
+    while !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(WITNESS_INTERVAL);
+        let now = Instant::now();
+        gap_max = gap_max.max(now - last);
+        last = now;
+    }
+    gap_max
 }
 
 /// A server of this file, as the tests use it: its cache stays in the lab.
