@@ -11,7 +11,6 @@ use crate::lab::{Family, Host, Lab, succeed};
 use crate::run::{PATIENCE, Process, Program, count, receive_until, serve, text};
 use crate::wiring::wait_until;
 
-const IOTUP: &str = env!("CARGO_BIN_EXE_iotup");
 /// Long enough for some hundred packets and for a querier's answer.
 const TIME: &str = "800ms";
 /// For where nothing may be amiss: a machine that stands still for a while is not to be taken for a network that is silent.
@@ -55,7 +54,7 @@ impl Diagnosis {
     }
 
     fn on_for(time: &str, host: &Host, words: &[&str]) -> Self {
-        Self::of(host.command(IOTUP), &[&["--seconds", time], words].concat())
+        Self::of(host.command(Program::Tool.path()), &[&["--seconds", time], words].concat())
     }
 
     fn status(&self) -> &str {
@@ -129,7 +128,10 @@ fn healthy_host_is_ok() {
             let checks = diagnosis.findings().len();
             assert!(checks >= 13, "all checks were made: {:#}", diagnosis.0);
         }
-        let sending = Diagnosis::of(ward.server_host.command(IOTUP), &["--send", "--rate", "100M", family.group()]);
+        let sending = Diagnosis::of(
+            ward.server_host.command(Program::Tool.path()),
+            &["--send", "--rate", "100M", family.group()],
+        );
         sending.is_all_ok();
         assert!(sending.findings().len() >= 9, "all checks were made: {:#}", sending.0);
     }
@@ -241,7 +243,7 @@ fn packets_on_another_interface_are_found_with_and_without_privileges() {
 fn as_nobody(ward: &Ward, words: &[&str]) -> Diagnosis {
     let copy = ward.lab.path("iotup");
     if !copy.exists() {
-        std::fs::copy(IOTUP, &copy).expect("copy the program to where everybody can reach it");
+        std::fs::copy(Program::Tool.path(), &copy).expect("copy the program to where everybody can reach it");
     }
     Diagnosis::of(ward.host.command_as_nobody(copy), &[&["--seconds", TIME], words].concat())
 }
@@ -406,7 +408,7 @@ fn faults_of_a_server_are_named_and_mended() {
     let lets = "nft insert rule inet wall out ip daddr 239.77.1.1 udp dport 4242 accept";
     let unroutes = "ip -6 route delete multicast ff00::/8 dev eth0 table local";
     let routes = "ip -6 route add multicast ff00::/8 dev eth0 table local";
-    let sending = |words: &[&str]| Diagnosis::of(host.command(IOTUP), &[&["--send"], words].concat());
+    let sending = |words: &[&str]| Diagnosis::of(host.command(Program::Tool.path()), &[&["--send"], words].concat());
     for (words, breaks, check, remedy) in [
         (&["239.77.1.1"][..], walls, "firewall", lets),
         (&["ff12::77"], unroutes, "route", routes),
@@ -431,7 +433,7 @@ fn nothing_of_what_a_server_would_send_leaves_the_host() {
     let sent = lab.count_departures(&host);
     for family in Family::BOTH {
         for group in [family.group(), family.ssm_group()] {
-            Diagnosis::of(host.command(IOTUP), &["--send", "--rate", "100M", group]).is_all_ok();
+            Diagnosis::of(host.command(Program::Tool.path()), &["--send", "--rate", "100M", group]).is_all_ok();
         }
     }
     let source = make(&lab, "source", Content::Random { size: 1000, seed: 1 });
@@ -462,12 +464,13 @@ fn manifest_that_has_expired_is_found_whether_heard_or_named() {
     let mut lab = Lab::new();
     let (server_host, host) = (lab.host(), lab.host());
     let source = make(&lab, "source", Content::Random { size: 1000, seed: 1 });
-    let mut command = Command::new(IOTUP);
+    let mut command = Command::new(Program::Tool.path());
     command.arg("manifest").args(["--created", "1000", "--expires", "2026-01-01"]).arg(&source);
     let manifest = lab.path("source.manifest");
     std::fs::write(&manifest, command.output().expect("run iotup").stdout).expect("write the manifest");
     let path = manifest.to_str().expect("the paths of tests are UTF-8");
-    let named = Diagnosis::of(server_host.command(IOTUP), &["--send", "--manifest", path, Family::V4.group()]);
+    let named =
+        Diagnosis::of(server_host.command(Program::Tool.path()), &["--send", "--manifest", path, Family::V4.group()]);
     assert!(text(named.finding("clock", "FAIL"), "finding").contains("expired"));
     let _server = serve(&lab, &server_host, &source, Family::V4.group(), &["--rate", "5M"]);
     let heard = Diagnosis::on(&host, &[Family::V4.group()]);
@@ -479,7 +482,8 @@ fn people_get_a_line_for_each_check_and_one_for_what_mends_it() {
     let mut lab = Lab::new();
     let host = lab.host();
     host.ip(&["link", "set", "eth0", "down"]);
-    let output = host.command(IOTUP).args(["doctor", "--seconds", "100ms", "-i", "eth0", "239.77.1.1"]).output();
+    let output =
+        host.command(Program::Tool.path()).args(["doctor", "--seconds", "100ms", "-i", "eth0", "239.77.1.1"]).output();
     let output = output.expect("run iotup");
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(69), "{said}");

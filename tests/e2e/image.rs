@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::files::{Content, MIB, assert_same, make};
 use crate::lab::{Family, Lab};
-use crate::run::{Ended, IOTUPD, Process, count, number, receive, receive_until, serve, text};
+use crate::run::{Ended, Process, Program, count, number, receive, receive_until, serve, text};
 
 /// Files in a folder of the cache, by size.
 fn largest_file_in(folder: &Path) -> u64 {
@@ -98,7 +98,7 @@ fn image_that_does_not_fit_is_refused_with_what_would_fit() {
     let host = lab.host();
     let disk = lab.small_disk("small", 6 * MIB);
     let source = make(&lab, "source", Content::Random { size: 8 * MIB, seed: 6 });
-    let mut command = host.command(IOTUPD);
+    let mut command = host.command(Program::Server.path());
     command.args(["--json", "-i", "eth0", "--fec", "0", "--image", "on", "--cache-dir"]).arg(disk.path("cache"));
     let ended = Process::spawn(command.arg(&source).arg(Family::V4.group())).wait();
     assert_eq!(ended.exit, Some(73), "{}", ended.stderr);

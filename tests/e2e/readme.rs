@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::dns::dnsmasq;
 use crate::files::{Content, MIB, assert_same, make};
 use crate::lab::{Host, Lab};
-use crate::run::{IOTUPD, Process, run_to_end};
+use crate::run::{Process, Program, run_to_end};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -45,7 +45,7 @@ struct Shell {
 
 impl Shell {
     fn command(&self, line: &str) -> Command {
-        let programs = Path::new(IOTUPD).parent().expect("it is in a folder").display();
+        let programs = Path::new(Program::Server.path()).parent().expect("it is in a folder").display();
         let (folder, before) = (&self.folder, &self.before);
         // The last command of the line becomes the process that is waited for and signalled, unless the line itself has several words of
         // the shell's.

@@ -1,11 +1,12 @@
 //! Starts the real programs, collects what they say, waits for them with deadlines, and measures what they use.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, LazyLock, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,8 +21,6 @@ use crate::schema;
 
 /// Far more than anything here takes; a program that hangs fails its test after this.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
-pub(crate) const IOTUPD: &str = env!("CARGO_BIN_EXE_iotupd");
-const IOTUPC: &str = env!("CARGO_BIN_EXE_iotupc");
 /// How often memory is looked at.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -30,13 +29,34 @@ const SAMPLE_INTERVAL: Duration = Duration::from_millis(5);
 pub(crate) enum Program {
     Server,
     Receiver,
+    Tool,
 }
 
 impl Program {
+    const ALL: [Self; 3] = [Self::Server, Self::Receiver, Self::Tool];
+
+    /// Where it is: in the folder that IOTUP_PROGRAMS names, or else where it was built together with the tests.
     pub(crate) fn path(self) -> &'static str {
+        static PATHS: LazyLock<[String; 3]> = LazyLock::new(|| {
+            let folder = std::env::var_os("IOTUP_PROGRAMS");
+            let in_folder = |folder: &OsString, program: Program| {
+                let path = fs::canonicalize(Path::new(folder).join(program.name()));
+                let path = path.unwrap_or_else(|error| panic!("{} in IOTUP_PROGRAMS: {error}", program.name()));
+                path.into_os_string().into_string().expect("a path of ordinary letters")
+            };
+            let path = |program: Program| {
+                folder.as_ref().map_or_else(|| program.built_here().to_owned(), |folder| in_folder(folder, program))
+            };
+            Program::ALL.map(path)
+        });
+        &PATHS[self as usize]
+    }
+
+    fn built_here(self) -> &'static str {
         match self {
-            Self::Server => IOTUPD,
-            Self::Receiver => IOTUPC,
+            Self::Server => env!("CARGO_BIN_EXE_iotupd"),
+            Self::Receiver => env!("CARGO_BIN_EXE_iotupc"),
+            Self::Tool => env!("CARGO_BIN_EXE_iotup"),
         }
     }
 
@@ -44,6 +64,7 @@ impl Program {
         match self {
             Self::Server => "iotupd",
             Self::Receiver => "iotupc",
+            Self::Tool => "iotup",
         }
     }
 }
@@ -416,7 +437,7 @@ fn watch(processor: usize, stop: &AtomicBool) -> Duration {
 
 /// A server of this file, as the tests use it: its cache stays in the lab.
 pub(crate) fn serve(lab: &Lab, host: &Host, file: &Path, group: &str, options: &[&str]) -> Process {
-    serve_by(host.command(IOTUPD), lab, file, group, options)
+    serve_by(host.command(Program::Server.path()), lab, file, group, options)
 }
 
 /// The same, by a command that becomes the server.
@@ -427,7 +448,7 @@ pub(crate) fn serve_by(mut command: Command, lab: &Lab, file: &Path, group: &str
 
 /// A receiver into this file, with options that say when it is to give up.
 pub(crate) fn receive_until(host: &Host, file: &Path, group: &str, options: &[&str]) -> Process {
-    let mut command = host.command(IOTUPC);
+    let mut command = host.command(Program::Receiver.path());
     Process::spawn(command.args(["--json", "-i", "eth0"]).args(options).arg(file).arg(group))
 }
 

@@ -13,7 +13,6 @@ use crate::lab::{Family, Host, Lab};
 use crate::run::{Ended, Process, Program, count, part_of, receive_until, run_to_end, serve, text};
 use crate::signer::{FIRST, SECOND, TestKey};
 
-const IOTUP: &str = env!("CARGO_BIN_EXE_iotup");
 const FIRST_ID: &str = "E140B28D835E3F6E";
 
 pub(crate) fn keys(name: &str) -> String {
@@ -26,7 +25,7 @@ pub(crate) fn beside(file: &Path, suffix: &str) -> PathBuf {
 
 /// `iotup WORDS...`
 fn iotup(words: &[&str]) -> Output {
-    Command::new(IOTUP).args(words).stdin(Stdio::null()).output().expect("run iotup")
+    Command::new(Program::Tool.path()).args(words).stdin(Stdio::null()).output().expect("run iotup")
 }
 
 pub(crate) fn path_text(path: &Path) -> &str {
