@@ -187,11 +187,15 @@ fn killed_receiver_goes_on_with_the_device_where_it_was() {
     let device = BlockDevice::new(&bench.backing);
     let state = bench.lab.folder("state");
     let state_dir = state.to_string_lossy().into_owned();
-    // Without a map only whole blocks outlive the end of the program, so they come in order.
-    for (options, serving) in [(vec!["--state-dir", &state_dir], vec![]), (vec![], vec!["--fec", "0"])] {
+    // Without a map only whole blocks outlive the end of the program, so they come in order, from the first: half of the object is two
+    // data blocks of five, beside the one of zeroes.
+    let from_start = ["--start-offset", "0%"];
+    let in_order = [&from_start[..], &["--fec", "0"]].concat();
+    for (options, serving) in [(vec!["--state-dir", &state_dir], from_start.to_vec()), (vec![], in_order)] {
+        let receiver = bench.receive(&device, &options);
+        let _ = receiver.wait_for_event("listening");
         let server = bench.serve("15M", &serving);
         let symbol_count = count(&server.wait_for_event("sending"), "round_length");
-        let receiver = bench.receive(&device, &options);
         let half = |event: &serde_json::Value| event["event"] == "progress" && count(event, "held") >= SIZE / 2;
         let _ = receiver.wait_for("half of the object", half);
         receiver.kill();
