@@ -211,6 +211,7 @@ mod tests {
         let tracker = after([100, 101, 1000, 1001, 999, 998, 746, 745, 999], Some(CYCLE));
         // The window of what may be late reaches back to 746.
         assert_eq!((tracker.lost, tracker.late, tracker.duplicates), (898 - 3, 3, 1));
+        assert_eq!((tracker.received, tracker.restarts), (7, 0));
     }
 
     #[test]

@@ -83,7 +83,7 @@ impl Diagnosis {
 }
 
 /// Packets for which the processors of this machine had no room in their queues: the second column of a line for each.
-fn backlog_drops() -> u64 {
+pub(crate) fn backlog_drops() -> u64 {
     let table = std::fs::read_to_string("/proc/net/softnet_stat").expect("read the processors' counters");
     let of_one = |line: &str| line.split(' ').nth(1).and_then(|count| u64::from_str_radix(count, 16).ok());
     table.lines().map(|line| of_one(line).expect("a counter")).sum()

@@ -111,16 +111,16 @@ fn new_version_takes_over_without_a_gap_and_receivers_of_the_old_one_follow() {
     let first = server.wait_for("version 1", is_sending(1));
     let receiver = receive_until(&host, &copy, group, &["--timeout", "80s", "--pubkey", &keys("first.pub")]);
     let _ = receiver.wait_for("progress", |event| event["event"] == "progress" && event["held"] != 0);
+    let witness = Witness::start();
     let listener = listen(&listener_host, group);
     listener.wait_for_lines(1000);
-    let witness = Witness::start();
     let new = publish(&lab, &source, 2, 33 * MIB);
     server.signal(Signal::SIGHUP);
     let second = server.wait_for("version 2", is_sending(2));
     let before = listener.lines().len();
     listener.wait_for_lines(before + 2000);
-    let held_up = witness.end();
     let heard = heard(&listener);
+    let held_up = witness.end();
     drop(listener);
     let ids = [text(&first, "object"), text(&second, "object")];
     assert!(gap_max(&heard) < GAP_MAX + held_up, "{:?}; witnesses were held up for {held_up:?}", gap_max(&heard));
@@ -199,14 +199,14 @@ fn what_is_signed_is_announced_once_a_second() {
     let source = lab.path("source");
     publish(&lab, &source, 1, MIB);
     let listener = listen(&host, Family::V4.announcement_group());
+    let witness = Witness::start();
     let server = serve(&lab, &server_host, &source, Family::V4.group(), &["--rate", "100M"]);
     let sending = server.wait_for_event("sending");
     assert_eq!(text(&sending, "announce"), format!("{}:4242", Family::V4.announcement_group()));
-    let witness = Witness::start();
     listener.wait_for_lines(4);
+    let heard = heard(&listener);
     let held_up = witness.end();
     server.kill();
-    let heard = heard(&listener);
     let object = text(&sending, "object");
     for heard in &heard {
         assert!(heard.kind == 2 && heard.channel == 255 && heard.object == object && heard.size < 1152, "{heard:?}");
@@ -255,12 +255,14 @@ fn service_manager_hears_of_readiness_reloading_life_and_the_end() {
     let server = serve_by(command, &lab, &source, Family::V4.group(), &["--rate", "5M"]);
     let ready = wait_for_word(&socket, "READY=1");
     assert!(ready.contains("STATUS=sending") && ready.contains("version 1"), "{ready}");
-    let before = Instant::now();
-    // Three times as often as asked for, so that two have a second to spare.
-    for _ in 0..2 {
+    let _ = wait_for_word(&socket, "WATCHDOG=1");
+    let (witness, before) = (Witness::start(), Instant::now());
+    for _ in 0..3 {
         let _ = wait_for_word(&socket, "WATCHDOG=1");
     }
-    assert!(before.elapsed() < watchdog, "twice as often as asked for: {:?}", before.elapsed());
+    // Three times as often as asked for, so that one may be late.
+    let (took, held_up) = (before.elapsed(), witness.end());
+    assert!(took < watchdog.mul_f64(1.5) + held_up, "twice as often as asked for: {took:?}, held up for {held_up:?}");
     publish(&lab, &source, 2, MIB);
     server.signal(Signal::SIGHUP);
     assert!(wait_for_word(&socket, "RELOADING=1").contains("\nMONOTONIC_USEC="));

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, LazyLock, Mutex};
+use std::sync::{Arc, Barrier, Condvar, LazyLock, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -240,7 +240,12 @@ impl Process {
     pub(crate) fn halt(&self) {
         self.signal(Signal::SIGSTOP);
         let started = Instant::now();
-        while self.threads().iter().any(|thread| thread.state != 'T') {
+        loop {
+            let threads = self.threads();
+            assert!(threads.iter().all(|thread| thread.state != 'Z'), "it has ended");
+            if !threads.is_empty() && threads.iter().all(|thread| thread.state == 'T') {
+                break;
+            }
             assert!(started.elapsed() < PATIENCE, "it does not stand still");
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -402,29 +407,39 @@ pub(crate) struct Witness {
 }
 
 impl Witness {
+    /// They look from now on.
     pub(crate) fn start() -> Self {
         let allowed = sched_getaffinity(Pid::from_raw(0)).expect("ask for the processors");
-        let stop = Arc::new(AtomicBool::new(false));
-        let processors = (0..CpuSet::count()).filter(|&number| allowed.is_set(number).unwrap_or(false));
+        let processors: Vec<_> = (0..CpuSet::count()).filter(|&number| allowed.is_set(number) == Ok(true)).collect();
+        let (stop, ready) = (Arc::new(AtomicBool::new(false)), Arc::new(Barrier::new(processors.len() + 1)));
         let watch = |number| {
-            let stop = Arc::clone(&stop);
-            std::thread::spawn(move || watch(number, &stop))
+            let (stop, ready) = (Arc::clone(&stop), Arc::clone(&ready));
+            std::thread::spawn(move || watch(number, &stop, &ready))
         };
-        Self { threads: processors.map(watch).collect(), stop }
+        let threads = processors.into_iter().map(watch).collect();
+        ready.wait();
+        Self { stop, threads }
     }
 
     /// The longest that one of them was away.
-    pub(crate) fn end(self) -> Duration {
+    pub(crate) fn end(mut self) -> Duration {
         self.stop.store(true, Ordering::Relaxed);
-        let gaps = self.threads.into_iter().map(|thread| thread.join().expect("a witness does not panic"));
+        let gaps = self.threads.drain(..).map(|thread| thread.join().expect("a witness does not panic"));
         gaps.max().expect("there is a processor")
     }
 }
 
-fn watch(processor: usize, stop: &AtomicBool) -> Duration {
+impl Drop for Witness {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+fn watch(processor: usize, stop: &AtomicBool, ready: &Barrier) -> Duration {
     let mut here = CpuSet::new();
     here.set(processor).expect("it is a processor");
     sched_setaffinity(Pid::from_raw(0), &here).expect("stay on one processor");
+    ready.wait();
     let (mut last, mut gap_max) = (Instant::now(), Duration::ZERO);
     while !stop.load(Ordering::Relaxed) {
         std::thread::sleep(WITNESS_INTERVAL);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::figures::median_rate;
 use crate::files::{Content, MIB, assert_same, make};
 use crate::lab::{Family, Lab, whole_machine};
 use crate::loss::source_symbol_count;
@@ -13,8 +14,13 @@ const GROUP: Family = Family::V4;
 
 /// How many symbols came from this address, all its source ports together.
 fn received_from(end: &Value, address: &str) -> u64 {
+    sum_of(end, address, "received")
+}
+
+/// One of the counts of a receiver, over all that came from this address.
+fn sum_of(end: &Value, address: &str, member: &str) -> u64 {
     let is_of = |sender: &&Value| text(sender, "addr").rsplit_once(':').is_some_and(|(ip, _)| ip == address);
-    senders(end).iter().filter(is_of).map(|sender| count(sender, "received")).sum()
+    senders(end).iter().filter(is_of).map(|sender| count(sender, member)).sum()
 }
 
 fn wait_until_held(receiver: &Process, bytes: u64) {
@@ -37,13 +43,20 @@ fn two_servers_at_different_offsets_are_used_at_once() {
     assert_same(&lab.path("copy"), &source);
     // As much as one server can send meanwhile, of its pass over the file's own symbols.
     let shares = [&first_host, &second_host].map(|host| {
-        let symbols = received_from(end, &host.address_v4());
+        let of = |member| sum_of(end, &host.address_v4(), member);
+        let symbols = of("received") + of("lost") + of("lost_host");
         assert!(symbols > 0, "both servers are used: {:?}", senders(end));
         symbols as f64 / source_symbol_count(48 * MIB) as f64
     });
     let share = shares[0].max(shares[1]);
     figure("what the busier of two servers sends, of its pass", &format!("{share:.3}"), "0.65");
     assert!(share <= 0.65, "two servers sent {shares:?} of a pass");
+    for server in servers {
+        let _ = server.wait_for("three seconds", |event| event["event"] == "status" && number(event, "seconds") > 3.0);
+        // 100 Mbit/s in IP packets of 1480 bytes. One that held back for the other would send half of them.
+        let rate = median_rate(&server.events("status"));
+        assert!(rate > 0.9 * 100e6 / 8.0 / 1480.0, "each sends at its own rate, and not {rate} packets a second");
+    }
 }
 
 #[test]

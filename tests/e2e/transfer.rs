@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::doctor::backlog_drops;
 use crate::figures::median_rate;
 use crate::files::{self, Content, MIB, SPARSE_BLOCK_COUNT, allocated, assert_same, make};
 use crate::lab::{Family, Host, Lab, whole_machine};
@@ -203,9 +204,13 @@ fn receiver_that_joins_at_30_percent_needs_no_more_than_1_03_passes() {
     let server = serve(&lab, &server_host, &source, Family::V4.group(), &options);
     let joined =
         server.wait_for("30 % of a round", |event| event["event"] == "status" && number(event, "passes") >= 0.28);
+    let drops_before = backlog_drops();
     let receiver = receive(&receiver_host, &lab.path("copy"), Family::V4.group()).wait();
     let end = receiver.completed();
     assert_same(&lab.path("copy"), &source);
+    if backlog_drops() == drops_before {
+        assert!(senders(end).iter().all(|sender| count(sender, "lost") == 0), "nothing was lost: {:?}", senders(end));
+    }
 
     // The symbols that went by are the measure, in passes of as many as the file has itself: those that came, and those that the
     // machine lost. Time is only told, by what the server's own account says that such a pass takes.
@@ -297,7 +302,13 @@ fn delay_between_packets_is_kept() {
     let server = serve(&lab, &host, &source, Family::V4.group(), &["--pkt-delay", "1ms"]);
     let _ = server.wait_for("four seconds", |event| event["event"] == "status" && number(event, "seconds") > 4.0);
     let per_second = median_rate(&server.events("status"));
+    let ended = server.terminate();
+    let end = ended.end();
+    let packets = (count(end, "data") + count(end, "manifest") + count(end, "hashes")) as f64;
+    let of_all = packets / number(end, "seconds");
     assert!((980.0..1020.0).contains(&per_second), "{per_second} packets a second with 1 ms between them");
+    // Time that was lost is not made up for.
+    assert!(of_all < 1020.0, "{of_all} packets a second with 1 ms between them, in all: {end}");
 }
 
 #[test]
