@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::files::{Content, MIB, make};
-use crate::lab::{Family, Host, Lab, succeed};
+use crate::lab::{Family, Host, Lab, succeed, wait_until_usable};
 use crate::run::{PATIENCE, Process, Program, count, receive_until, serve, text};
 use crate::wiring::wait_until;
 
@@ -217,6 +217,7 @@ fn faults_of_a_host_are_named_and_mended_by_what_is_said() {
         assert_eq!(broken.remedy(check, "FAIL"), remedy, "{breaks}: {:#}", broken.0);
         assert_eq!((broken.status(), broken.0["exit"].as_u64()), ("FAIL", Some(69)), "{breaks}");
         shell(&ward.host, broken.remedy(check, "FAIL"));
+        wait_until_usable(&ward.host.netns, "eth0");
         let mended = Diagnosis::on_for(LONG_TIME, &ward.host, &words);
         assert_eq!(mended.status(), "OK", "{breaks}: {:#}", mended.0);
         shell(&ward.host, "nft flush ruleset");
@@ -243,7 +244,8 @@ fn packets_on_another_interface_are_found_with_and_without_privileges() {
 fn as_nobody(ward: &Ward, words: &[&str]) -> Diagnosis {
     let copy = ward.lab.path("iotup");
     if !copy.exists() {
-        std::fs::copy(Program::Tool.path(), &copy).expect("copy the program to where everybody can reach it");
+        // Not by this program: what it starts meanwhile in other threads would hold the copy open for writing for a moment.
+        succeed(Command::new("cp").arg(Program::Tool.path()).arg(&copy));
     }
     Diagnosis::of(ward.host.command_as_nobody(copy), &[&["--seconds", TIME], words].concat())
 }

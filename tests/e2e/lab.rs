@@ -12,6 +12,8 @@ use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use tempfile::TempDir;
 
+use crate::wiring::wait_until;
+
 /// Every namespace's name starts so; the process id and a number follow.
 const PREFIX: &str = "iotup-e2e";
 const TOOLS: [&str; 17] = [
@@ -265,7 +267,7 @@ impl Lab {
             succeed(Command::new("ip").args(["-n", &host.netns, "address", "add", address, "dev", interface]));
         }
         succeed(Command::new("ip").args(["-n", &host.netns, "link", "set", interface, "up"]));
-        wait_for_carrier(&host.netns, interface);
+        wait_until_usable(&host.netns, interface);
     }
 }
 
@@ -348,15 +350,15 @@ pub(crate) fn port_of(host: &Host, interface: &str) -> String {
     format!("h{}-{interface}", host.number)
 }
 
-fn wait_for_carrier(netns: &str, interface: &str) {
-    for _ in 0..100 {
-        let output = Command::new("ip").args(["-n", netns, "-o", "link", "show", interface]).output().expect("run ip");
-        if String::from_utf8_lossy(&output.stdout).contains("state UP") {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    panic!("{interface} in {netns} has no carrier after 2 s");
+/// Waits until packets can go: there is a carrier, and every address has been looked into by the kernel, which it does in its own time.
+pub(crate) fn wait_until_usable(netns: &str, interface: &str) {
+    let says = |words: &[&str]| {
+        let output = Command::new("ip").args(["-n", netns]).args(words).args(["dev", interface]).output();
+        String::from_utf8_lossy(&output.expect("run ip").stdout).into_owned()
+    };
+    wait_until("the interface can be used", || {
+        says(&["-o", "link", "show"]).contains("state UP") && says(&["-6", "address", "show", "tentative"]).is_empty()
+    });
 }
 
 /// Runs a command that sets something up, which cannot fail where the tests can run at all.
