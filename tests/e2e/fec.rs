@@ -129,7 +129,7 @@ fn ideal_seconds(size: u64, mbit_per_second: u32) -> f64 {
 }
 
 /// Symbols that have been sent to a receiver, by its own account, over those of the file.
-fn sent_to_receiver(end: &Value, size: u64) -> f64 {
+pub(crate) fn sent_to_receiver(end: &Value, size: u64) -> f64 {
     sum_of(end, &["received", "lost", "lost_host"]) as f64 / source_symbol_count(size) as f64
 }
 
@@ -141,7 +141,7 @@ fn sum_of(end: &Value, members: &[&str]) -> u64 {
 /// of what else the machine had to do, and each is made up for by one that is counted. How many are sent while the last blocks are
 /// brought back from the disk and decoded tells how fast that is. Both are bounded with all that was sent. The server sends as evenly
 /// as it can.
-fn needed(end: &Value, size: u64) -> f64 {
+pub(crate) fn needed(end: &Value, size: u64) -> f64 {
     let share = number(end, "last_symbol_seconds") / number(end, "transfer_seconds");
     sum_of(end, &["received", "lost"]) as f64 * share / source_symbol_count(size) as f64
 }

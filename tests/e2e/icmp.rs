@@ -1,12 +1,13 @@
 //! ICMP errors that somebody on the path makes up: whatever they say, the server goes on as if nothing had been said.
 
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::files::{Content, MIB, assert_same, make};
 use crate::lab::{Family, Host, Lab, whole_machine};
-use crate::run::{Ended, Process, count, figure, number, receive, senders, serve, text};
+use crate::run::{Ended, Process, Witness, count, figure, number, receive, senders, serve, text};
 
 /// Sends ICMP errors that quote datagrams of ours, until it is ended. It says so when the first has gone, and when as many have gone as
 /// are asked for. Arguments: the server's address, the group, how many a second, the number to tell of, how many bytes to quote of the
@@ -49,6 +50,15 @@ while True:
 const KINDS_V4: [&str; 7] = ["3.1.0", "3.2.0", "3.3.0", "3.4.576", "3.13.0", "11.0.0", "12.0.0"];
 /// Unreachable: no route, forbidden, address, port; packet too big (an MTU of 1280); time exceeded; parameter problem.
 const KINDS_V6: [&str; 7] = ["1.0.0", "1.1.0", "1.3.0", "1.4.0", "2.0.1280", "3.0.0", "4.0.0"];
+
+/// What the servers that are flooded are asked to send, in bits per second.
+const RATE: f64 = 30e6;
+/// What a server that is flooded sends at least of what one that is spared sends.
+const RATIO_MIN: f64 = 0.85;
+/// What a server that is spared sends at least of what it is asked to: a flood that slows all of its host would slow it as well.
+const SPARED_RATIO_MIN: f64 = 0.5;
+/// A flood that slows a server does so every time. What else goes on here may slow one of two servers now and then.
+const ATTEMPT_COUNT: usize = 3;
 
 /// What is forged.
 #[derive(Clone, Copy, Debug)]
@@ -123,53 +133,87 @@ fn forged_errors_over_ipv6_change_nothing_with_sendmmsg() {
     forged_errors_change_nothing(Family::V6, "sendmmsg");
 }
 
-fn forged_errors_change_nothing(family: Family, engine: &str) {
+fn forged_errors_change_nothing(family: Family, engine: &'static str) {
     let _alone = whole_machine();
     let mut lab = Lab::new();
     let (server_host, forger_host, receiver_host) = (lab.host(), lab.host(), lab.host());
     let source = make(&lab, "source", Content::Random { size: 8 * MIB, seed: 1 });
-    let serve = |group| serve(&lab, &server_host, &source, group, &["--rate", "30M", "--engine", engine]);
-    let group = family.group();
-    let kinds = if family == Family::V4 { KINDS_V4 } else { KINDS_V6 };
+    let scene = Scene { lab: &lab, server_host, forger_host, receiver_host, source, family, engine };
     // Each kind by itself is one that a server has to live with: a server for each, because they tell of what they noticed but once
     // a second.
-    let servers = kinds.map(|_| serve(group));
+    let servers = scene.kinds().map(|_| scene.serve(family.group()));
     let sending = servers.each_ref().map(|server| server.wait_for_event("sending"));
-    let about: Vec<_> = sending.iter().zip(kinds).collect();
-    let forger = Forger::start(&forger_host, group, Flood { rate: 7000, enough: 0, pad: 0 }, &about);
+    let about: Vec<_> = sending.iter().zip(scene.kinds()).collect();
+    let forger = Forger::start(&scene.forger_host, family.group(), Flood { rate: 7000, enough: 0, pad: 0 }, &about);
     servers.iter().for_each(|server| notices(server, 20));
     drop(forger);
     for server in servers {
         end_unchanged(server, engine);
     }
 
-    // And now all of them in a flood, for longer than the transfer. What others do to this machine meanwhile they do to a server that
-    // is not meant as well.
-    let (server, spared) = (serve(group), serve(family.announcement_group()));
-    let sending = server.wait_for_event("sending");
-    let _ = spared.wait_for_event("sending");
-    let about = kinds.map(|kind| (&sending, kind));
-    let forger = Forger::start(&forger_host, group, Flood { rate: 10_000, enough: 0, pad: 0 }, &about);
-    let receiver = receive(&receiver_host, &lab.path("copy"), group).wait();
-    let end = receiver.completed();
-    assert_same(&lab.path("copy"), &source);
-    let [sender] = senders(end).as_slice() else { panic!("one sender, not {:?}", senders(end)) };
-    assert_eq!(count(sender, "lost"), 0, "no position is skipped: {sender}");
-    notices(&server, 500);
-
-    let server = end_unchanged(server, engine);
-    drop(forger);
-    let spared = end_unchanged(spared, engine);
-    let end = server.end();
-    // Now and then an error is set just after its entry has been taken from the queue: it is taken for a local one, once.
-    let others = count(end, "refused") - count(end, "icmp_errors");
-    assert!(others * 100 <= count(end, "refused"), "hardly anything else was refused: {end}");
-    assert_eq!(count(spared.end(), "icmp_errors"), 0, "{}", spared.end());
-    let [rate, spared_rate] = [end, spared.end()].map(|end| 8.0 * number(end, "ip_bytes") / number(end, "seconds"));
-    let ratio = rate / spared_rate;
-    // Time that the server waited would not show if it were taken off as lost.
-    assert!(ratio > 0.85, "the rate is still that of the server that is spared, {spared_rate}, and not {rate}: {end}");
+    // And now all of them in a flood.
+    let mut attempts = Vec::new();
+    let is_as_ever = |[rate, spared_rate]: [f64; 2]| {
+        // Time that the server waited would not show if it were taken off as lost.
+        rate > RATIO_MIN * spared_rate && spared_rate > SPARED_RATIO_MIN * RATE
+    };
+    while !attempts.last().copied().is_some_and(is_as_ever) {
+        assert!(attempts.len() < ATTEMPT_COUNT, "bits per second of one in a flood and of one spared: {attempts:?}");
+        attempts.push(scene.rates_in_flood());
+    }
+    let ratio = attempts.last().map_or(0.0, |[rate, spared_rate]| rate / spared_rate);
     figure(&format!("rate under forged errors, {family:?}, {engine}, of that without"), &format!("{ratio:.3}"), "0.85");
+}
+
+/// Where errors are forged, and what is sent there.
+struct Scene<'a> {
+    lab: &'a Lab,
+    server_host: Host,
+    forger_host: Host,
+    receiver_host: Host,
+    source: PathBuf,
+    family: Family,
+    engine: &'static str,
+}
+
+impl Scene<'_> {
+    fn kinds(&self) -> [&'static str; 7] {
+        if self.family == Family::V4 { KINDS_V4 } else { KINDS_V6 }
+    }
+
+    fn serve(&self, group: &str) -> Process {
+        let options = ["--rate", &format!("{RATE}"), "--engine", self.engine];
+        serve(self.lab, &self.server_host, &self.source, group, &options)
+    }
+
+    /// All kinds of errors in a flood, for longer than a transfer: what its server sends meanwhile, and what another does that is
+    /// not meant, in bits per second. What else is done to this machine is done to both.
+    fn rates_in_flood(&self) -> [f64; 2] {
+        let group = self.family.group();
+        let (server, spared) = (self.serve(group), self.serve(self.family.announcement_group()));
+        let sending = server.wait_for_event("sending");
+        let _ = spared.wait_for_event("sending");
+        let about = self.kinds().map(|kind| (&sending, kind));
+        let forger = Forger::start(&self.forger_host, group, Flood { rate: 10_000, enough: 0, pad: 0 }, &about);
+        let copy = self.lab.path("copy");
+        let receiver = receive(&self.receiver_host, &copy, group).wait();
+        let end = receiver.completed();
+        assert_same(&copy, &self.source);
+        std::fs::remove_file(&copy).expect("remove the copy");
+        let [sender] = senders(end).as_slice() else { panic!("one sender, not {:?}", senders(end)) };
+        assert_eq!(count(sender, "lost"), 0, "no position is skipped: {sender}");
+        notices(&server, 500);
+
+        let server = end_unchanged(server, self.engine);
+        drop(forger);
+        let spared = end_unchanged(spared, self.engine);
+        let end = server.end();
+        // Now and then an error is set just after its entry has been taken from the queue: it is taken for a local one, once.
+        let others = count(end, "refused") - count(end, "icmp_errors");
+        assert!(others * 100 <= count(end, "refused"), "hardly anything else was refused: {end}");
+        assert_eq!(count(spared.end(), "icmp_errors"), 0, "{}", spared.end());
+        [end, spared.end()].map(|end| 8.0 * number(end, "ip_bytes") / number(end, "seconds"))
+    }
 }
 
 #[test]
@@ -231,12 +275,15 @@ fn server_stops_in_time_while_it_is_flooded_and_while_nothing_goes() {
     }
 }
 
-/// One that is not stopped by what it tries again, and by what it waits for before it does, looks up every 100 ms. One that is goes on
-/// for as long as the network is like that: for ever. Between the two there is room for whatever else this machine does.
+/// One that is not stopped by what it tries again, and by what it waits for before it does, looks up every 100 ms, and ends within a
+/// second, and what the machine was held up on top. One that is goes on for as long as the network is like that: for ever.
 fn stops_in_time(server: Process) {
-    const TIME_MAX: Duration = Duration::from_secs(3);
-    let asked = std::time::Instant::now();
+    const TIME_MAX: Duration = Duration::from_secs(1);
+    let witness = Witness::start();
+    let asked_at = Instant::now();
     let server = server.terminate();
+    let held_up = witness.end();
+    let took = server.ended_at - asked_at;
     assert_eq!(server.exit, Some(143), "stderr: {}", server.stderr);
-    assert!(asked.elapsed() < TIME_MAX, "{:?} to stop", asked.elapsed());
+    assert!(took < TIME_MAX + held_up, "{took:?} to stop; witnesses were held up for {held_up:?}");
 }
