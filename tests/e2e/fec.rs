@@ -6,21 +6,16 @@
 //! rate. They are counted from the moment at which the receiver has joined, while the server is somewhere in its round, to the
 //! moment at which every byte is verified. Bringing the file to the disk (fsync) comes after that, and is a figure of its own.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::files::{Content, MIB, assert_same, make};
 use crate::lab::{Family, Host, Lab, whole_machine};
 use crate::loss::{SYMBOL_SIZE, source_symbol_count};
+use crate::no_cache::{NoCache, Seen};
 use crate::resume::{count_delivered, delivered};
 use crate::run::{
     Ended, PATIENCE, Process, Program, Witness, count, cpu_seconds, figure, number, part_of, receive, receive_until,
@@ -314,78 +309,6 @@ fn receiver_of_256_mib_takes_little_memory() {
 #[ignore = "moves 4 GiB; scripts/measure runs it"]
 fn receiver_of_4_gib_takes_little_memory() {
     memory_of_a_receiver(4 * GIB, 800, 32 * MIB);
-}
-
-/// Takes the pages of files out of the kernel's memory, again and again, until this is dropped.
-///
-/// It stands for a limit on memory (memory.max of a control group), within which the kernel takes back what it keeps of files. A limit
-/// would also let the kernel kill a program whose own memory grows beyond it: that is measured instead.
-struct NoCache {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Seen>>,
-}
-
-/// What `NoCache` has seen whenever it looked, just before it took the pages out.
-struct Seen {
-    /// The most bytes that were in memory.
-    most: u64,
-    /// How often there were some, and it looked soon enough.
-    judged_count: u32,
-    /// How often it was too late: what was in memory then tells how slow the disk or this thread was, not what the receiver keeps.
-    late_count: u32,
-}
-
-/// The longest time, from before pages are taken out to the next look, after which that look tells anything.
-const NO_CACHE_SPAN_MAX: Duration = Duration::from_millis(100);
-
-impl NoCache {
-    fn new(paths: Vec<PathBuf>) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || {
-            let mut seen = Seen { most: 0, judged_count: 0, late_count: 0 };
-            let mut emptied_at = Instant::now();
-            while !stopped.load(Ordering::Relaxed) {
-                let bytes = paths.iter().map(|path| cached(path)).sum();
-                if emptied_at.elapsed() <= NO_CACHE_SPAN_MAX {
-                    seen.most = seen.most.max(bytes);
-                    seen.judged_count += u32::from(bytes > 0);
-                } else {
-                    seen.late_count += 1;
-                }
-                emptied_at = Instant::now();
-                // They come and go with the transfer.
-                paths.iter().filter_map(|path| File::open(path).ok()).for_each(|file| drop_cache(&file));
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            seen
-        });
-        Self { stop, thread: Some(thread) }
-    }
-
-    fn end(mut self) -> Seen {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.take().expect("ended once").join().expect("it does not panic")
-    }
-}
-
-impl Drop for NoCache {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Bytes of a file that are in memory; 0 if there is no such file.
-fn cached(path: &Path) -> u64 {
-    let output = Command::new("fincore").args(["--bytes", "--noheadings", "--output", "RES"]).arg(path).output();
-    let output = output.expect("run fincore");
-    String::from_utf8_lossy(&output.stdout).trim().parse().unwrap_or(0)
-}
-
-fn drop_cache(file: &File) {
-    // Only what is on the disk can be taken out.
-    file.sync_data().expect("write the file to the disk");
-    posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).expect("take it out of memory");
 }
 
 /// A receiver of an object of which an eighth at most is in memory, in windows that fit there twice: with the default, objects up to

@@ -28,6 +28,7 @@ mod interfaces;
 mod lab;
 mod loss;
 mod metrics;
+mod no_cache;
 mod output;
 mod readme;
 mod reload;
