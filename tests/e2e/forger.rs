@@ -21,8 +21,8 @@ const SIZE: u64 = 3 * MIB + 12_345;
 const SYMBOL_COUNT: u16 = 745 + 373;
 const FORGED_COUNT: usize = 6000;
 
-/// Sends the packets of a file again and again at a rate, and says so when the first has gone. Arguments: the file, the group, bits a second, for how many seconds, and
-/// the address and port to send them from, where they are not this host's own.
+/// Sends the packets of a file again and again at a rate, and says so when the first has gone. Arguments: the file, the group, bits a
+/// second, for how many seconds, and the address and port to send them from, where they are not this host's own.
 const FORGE: &str = r"
 import socket, struct, sys, time
 path, group, rate, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
