@@ -28,9 +28,11 @@ const PACKET_RATE: u32 = 8_563;
 const SETTLE: Duration = Duration::from_millis(1500);
 /// How many seconds are measured.
 const WINDOW_SECONDS: usize = 7;
-/// The packets per second may differ by so much: a burst may fall before or after a report, and a report that comes just after the
-/// machine has stood still does not know yet what that cost. A server that did anything for its receivers would do it for each.
-const TOLERANCE: f64 = 0.03;
+/// The packets per second may differ by so much: a burst may fall before or after a report.
+const TOLERANCE: f64 = 0.01;
+/// A report that comes just after the machine has stood still does not know yet what that cost, and spoils a measurement now and then.
+/// What receivers did to a server they would do every time.
+const ATTEMPT_COUNT: usize = 3;
 /// Sends datagrams at an absolute schedule: group, interface's address, packets per second.
 const PLAIN_SENDER: &str = "
 import socket, sys, time
@@ -91,6 +93,16 @@ fn receivers_change_neither_rate_nor_work_of_the_server() {
 
 fn compare(ways: &[Sending], receiver_counts: &[u32]) {
     let _alone = whole_machine();
+    let mut attempts: Vec<Vec<f64>> = Vec::new();
+    let are_equal = |rates: &Vec<f64>| rates.iter().all(|rate| (rate / rates[0] - 1.0).abs() <= TOLERANCE);
+    while !attempts.last().is_some_and(are_equal) {
+        assert!(attempts.len() < ATTEMPT_COUNT, "packets per second differ: {attempts:?}");
+        attempts.push(packet_rates(ways, receiver_counts));
+    }
+}
+
+/// Packets per second of the server in each of these cases. Prints what was measured.
+fn packet_rates(ways: &[Sending], receiver_counts: &[u32]) -> Vec<f64> {
     let mut packet_rates = Vec::new();
     for &sending in ways {
         for &receiver_count in receiver_counts {
@@ -104,10 +116,7 @@ fn compare(ways: &[Sending], receiver_counts: &[u32]) {
             }
         }
     }
-    let expected = packet_rates[0];
-    for packets in &packet_rates {
-        assert!((packets / expected - 1.0).abs() <= TOLERANCE, "packets per second differ: {packet_rates:?}");
-    }
+    packet_rates
 }
 
 fn measure(sending: Sending, receiver_count: u32) -> Cost {
